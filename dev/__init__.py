@@ -1,0 +1,1 @@
+"""The development environment: embedded servers, the supervisor behind ``up``, the test runner. Not in the wheel."""
