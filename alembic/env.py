@@ -1,0 +1,57 @@
+"""Alembic's environment: our own schema and version table inside whatever database DATABASE_URL names."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, pool, text
+
+from models.engine import connect_args, sqlalchemy_url
+from models.settings import get_settings
+from models.tables import SCHEMA, metadata
+
+
+def _ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Compare only our schema: the adopter's tables are none of our business."""
+    return name == SCHEMA if kind == "schema" else True
+
+
+def run(connection: Connection, schema: str) -> None:
+    """Migrate ``schema``, creating it first; one transaction for all steps."""
+    connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+    connection.commit()
+    # So that a migration may say ``callboard.jobs`` and mean the configured schema.
+    connection = connection.execution_options(schema_translate_map={SCHEMA: schema})
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_schemas=True,
+        include_name=_ours,
+        version_table_schema=schema,
+        compare_server_default=False,
+        transaction_per_migration=False,
+    )
+    with context.begin_transaction():
+        # Two migrations at once wait for each other instead of colliding.
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"callboard-migrate-{schema}"}
+        )
+        context.run_migrations()
+
+
+settings = get_settings()
+engine = create_engine(
+    sqlalchemy_url(settings),
+    poolclass=pool.NullPool,
+    connect_args=connect_args(
+        settings,
+        lock_timeout="10000",
+        idle_in_transaction_session_timeout="0",
+        # Were our schema the default one, reflection would report its tables as belonging to none.
+        search_path="public",
+    ),
+)
+if context.is_offline_mode():
+    raise SystemExit("Callboard migrates online only: run 'alembic upgrade head' with DATABASE_URL set")
+with engine.connect() as opened:
+    run(opened, settings.db_schema)
+engine.dispose()
