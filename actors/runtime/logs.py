@@ -1,0 +1,45 @@
+"""Log lines: structlog events on standard logging, so that an adopter's handlers and levels decide.
+
+An event is a dotted name (``job.claimed``, ``worker.dead``) with fields, never prose.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import structlog
+
+
+class _LazyLogger:
+    """A logger that is built at its first line: importing structlog takes a fifth of what a sender may take."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @cached_property
+    def _logger(self) -> structlog.stdlib.BoundLogger:
+        import structlog
+
+        return cast(
+            "structlog.stdlib.BoundLogger",
+            structlog.wrap_logger(
+                logging.getLogger(self._name),
+                processors=[
+                    structlog.stdlib.filter_by_level,
+                    structlog.processors.format_exc_info,
+                    structlog.processors.KeyValueRenderer(key_order=["event"]),
+                ],
+                wrapper_class=structlog.stdlib.BoundLogger,
+            ),
+        )
+
+    def __getattr__(self, level: str) -> Any:
+        return getattr(self._logger, level)
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger ``callboard.<name>``; structlog's global configuration is left to the application."""
+    return cast("structlog.stdlib.BoundLogger", _LazyLogger(f"callboard.{name}"))
