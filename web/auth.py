@@ -1,0 +1,163 @@
+"""Who asks: an API key in ``Authorization``, a browser's session cookie, or a ticket in the address.
+
+A tenant is decided here and nowhere else; every query takes it from the :class:`Caller`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import Request
+
+from models import tenancy
+from web.problems import Problem
+from web.services import services
+
+COOKIE: Final = "cb_session"
+CSRF_HEADER: Final = "X-CSRF-Token"
+CSRF_FIELD: Final = "csrf_token"
+#: Seconds that a key or session found valid is not asked about again: how late a revocation acts.
+REMEMBER_S: Final = 5.0
+#: Keys and sessions remembered at most.
+REMEMBERED: Final = 10_000
+#: Methods that change nothing.
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated request's tenant, and by what it proved itself.
+
+    Attributes:
+      credential: ``key:<id>`` or ``session:<hash>``; streams ask again and again whether it still holds.
+      username: the operator of a session.
+      csrf_token: what state-changing requests of this session must carry.
+    """
+
+    tenant_id: str
+    credential: str
+    username: str | None = None
+    csrf_token: str | None = None
+
+
+class Keyring:
+    """Looks up keys and sessions, and remembers for a moment what it found."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._known: OrderedDict[str, tuple[float, Caller, bytes]] = OrderedDict()
+
+    async def by_key(self, key: str) -> Caller | None:
+        """The caller with this API key, or None."""
+        parts = tenancy.split_key(key)
+        if parts is None:
+            return None
+        key_id, secret = parts
+        credential, digest = f"key:{key_id}", tenancy.digest(secret)
+        found = self._recall(credential)
+        if found is None:
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(tenancy.find_key(), {"key_id": key_id})).first()
+                if row is None or not compare_digest(row.secret_hash, digest):
+                    return None
+                await connection.execute(tenancy.note_key_use(), {"key_id": key_id})
+            found = self._remember(Caller(row.tenant_id, credential), row.secret_hash)
+        caller, expected = found
+        return caller if compare_digest(expected, digest) else None
+
+    async def by_session(self, token: str) -> Caller | None:
+        """The caller with this session cookie, or None."""
+        digest = tenancy.digest(token)
+        credential = f"session:{digest.hex()}"
+        found = self._recall(credential)
+        if found is None:
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(tenancy.find_session(), {"token_hash": digest})).first()
+            if row is None:
+                return None
+            found = self._remember(Caller(row.tenant_id, credential, row.username, row.csrf_token), digest)
+        return found[0]
+
+    async def still_valid(self, credentials: set[str]) -> set[str]:
+        """Those of these credentials that were neither revoked nor expired."""
+        keys = [c.removeprefix("key:") for c in credentials if c.startswith("key:")]
+        sessions = [bytes.fromhex(c.removeprefix("session:")) for c in credentials if c.startswith("session:")]
+        valid: set[str] = set()
+        async with self._engine.connect() as connection:
+            if keys:
+                rows = await connection.execute(tenancy.valid_keys(), {"key_ids": keys})
+                valid |= {f"key:{row.id}" for row in rows}
+            if sessions:
+                rows = await connection.execute(tenancy.valid_sessions(), {"token_hashes": sessions})
+                valid |= {f"session:{row.token_hash.hex()}" for row in rows}
+        return valid
+
+    def forget(self, credential: str) -> None:
+        """Ask again at the next request."""
+        self._known.pop(credential, None)
+
+    def _recall(self, credential: str) -> tuple[Caller, bytes] | None:
+        entry = self._known.get(credential)
+        if entry is None or entry[0] < time.monotonic():
+            return None
+        return entry[1], entry[2]
+
+    def _remember(self, caller: Caller, secret_hash: bytes) -> tuple[Caller, bytes]:
+        self._known[caller.credential] = (time.monotonic() + REMEMBER_S, caller, secret_hash)
+        self._known.move_to_end(caller.credential)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return caller, secret_hash
+
+
+async def identify(request: Request) -> Caller | None:
+    """Who this is, or None when nobody says; asks for no CSRF token, so for pages and reading only.
+
+    Raises:
+      Problem: 401 when an Authorization header is there and wrong, whatever cookie is there too.
+    """
+    keyring = services(request).keyring
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(" ")
+        caller = await keyring.by_key(key.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            raise unauthorized("The API key is not valid (wrong, revoked, or not of the form cb_<id>_<secret>).")
+        return caller
+    token = request.cookies.get(COOKIE)
+    return await keyring.by_session(token) if token else None
+
+
+async def require(request: Request) -> Caller:
+    """Who this is; for a browser's state-changing request, with the session's CSRF token checked.
+
+    Raises:
+      Problem: 401 nobody or somebody unknown, 403 the token is missing or wrong.
+    """
+    caller = await identify(request)
+    if caller is None:
+        raise unauthorized("An API key is needed: Authorization: Bearer cb_<id>_<secret>.")
+    if caller.csrf_token is not None and request.method not in SAFE_METHODS:
+        given = request.headers.get(CSRF_HEADER)
+        if given is None and request.headers.get("content-type", "").startswith(_FORMS):
+            field = (await request.form()).get(CSRF_FIELD)
+            given = field if isinstance(field, str) else None
+        if given is None or not compare_digest(given.encode(), caller.csrf_token.encode()):
+            raise Problem(
+                403,
+                f"A signed-in page must send its token as {CSRF_HEADER} or form field {CSRF_FIELD}; nothing was done.",
+                slug="csrf",
+            )
+    return caller
+
+
+def unauthorized(detail: str) -> Problem:
+    """401, saying how to do better."""
+    return Problem(401, detail, slug="unauthorized", headers={"WWW-Authenticate": 'Bearer realm="callboard"'})

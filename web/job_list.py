@@ -1,0 +1,122 @@
+"""``GET /jobs``: pages of jobs, newest first, by an opaque cursor."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+from uuid import UUID
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from models.queries import page_of_jobs
+from models.rows import all_rows
+from models.state import Status
+from web.auth import Caller, require
+from web.job_json import job_json
+from web.problems import Fault, Problem
+from web.services import services
+
+#: Jobs per page, unless the request says otherwise, and at most.
+DEFAULT_LIMIT: Final = 20
+MAX_LIMIT: Final = 100
+PARAMETERS: Final = ("status", "type", "queue", "limit", "after")
+
+
+class Filter(NamedTuple):
+    """What a page of jobs is asked to hold."""
+
+    statuses: tuple[Status, ...] = ()
+    job_type: str | None = None
+    queue: str | None = None
+    limit: int = DEFAULT_LIMIT
+    before: UUID | None = None
+
+
+class Page(NamedTuple):
+    """Rows of JOB_COLUMNS and the cursor of the next page, None when this is the last."""
+
+    rows: Sequence[Mapping[str, Any]]
+    next: str | None
+
+
+def cursor_of(job_id: UUID) -> str:
+    """The cursor that continues after this job."""
+    return urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
+
+
+def job_id_of(cursor: str) -> UUID:
+    """The job after which a cursor continues. Raises ValueError."""
+    raw = urlsafe_b64decode(cursor.encode("ascii") + b"==")
+    if len(raw) != 16 or cursor_of(UUID(bytes=raw)) != cursor:
+        raise ValueError("not a cursor")
+    return UUID(bytes=raw)
+
+
+def read_filter(parameters: QueryParams) -> Filter:
+    """The filter in an address; ``status`` may stand there several times. Raises Problem 400."""
+    faults = [
+        Fault(name[:100], f"is not a parameter here; there are {', '.join(PARAMETERS)}", "parameter")
+        for name in parameters
+        if name not in PARAMETERS
+    ]
+    faults += [
+        Fault(name, "must stand there once", "parameter")
+        for name in PARAMETERS[1:]
+        if len(parameters.getlist(name)) > 1
+    ]
+    statuses = []
+    for name in parameters.getlist("status"):
+        if name in Status.__members__:
+            statuses.append(Status[name])
+        else:
+            faults.append(Fault("status", f"must be one of {', '.join(Status)}", "parameter"))
+    limit, before = DEFAULT_LIMIT, None
+    if (text := parameters.get("limit")) is not None:
+        if text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_LIMIT:
+            limit = int(text)
+        else:
+            faults.append(Fault("limit", f"must be from 1 to {MAX_LIMIT}", "parameter"))
+    if (text := parameters.get("after")) is not None:
+        try:
+            before = job_id_of(text)
+        except ValueError:
+            faults.append(Fault("after", "is not a cursor that a page named as its next", "parameter"))
+    for name in ("type", "queue"):
+        if "\0" in parameters.get(name, ""):
+            faults.append(Fault(name, "contains a NUL", "parameter"))
+    if faults:
+        detail = f"{faults[0].where}: {faults[0].detail}."
+        raise Problem(400, detail, slug="bad-parameter", faults=faults)
+    return Filter(tuple(dict.fromkeys(statuses)), parameters.get("type"), parameters.get("queue"), limit, before)
+
+
+async def find_page(request: Request, caller: Caller, wanted: Filter) -> Page:
+    """One page of the caller's jobs."""
+    statement = page_of_jobs(
+        statuses=wanted.statuses,
+        job_type=wanted.job_type,
+        queue=wanted.queue,
+        before=wanted.before,
+        limit=wanted.limit + 1,
+    )
+    async with services(request).engine.connect() as connection:
+        found = await connection.execute(statement, {"tenant": caller.tenant_id})
+        rows = all_rows(found)
+    kept = rows[: wanted.limit]
+    more = bool(rows) and rows[0]["found"] > len(kept)
+    return Page(kept, cursor_of(kept[-1]["id"]) if more else None)
+
+
+async def get_jobs(request: Request) -> Response:
+    """``GET /jobs``: ``{jobs, next}``; a page of large jobs may hold fewer than ``limit`` and still have a next."""
+    caller = await require(request)
+    page = await find_page(request, caller, read_filter(request.query_params))
+    headers = {"Cache-Control": "private, no-store"}
+    if page.next is not None:
+        kept = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]
+        headers["Link"] = f'<{request.url.path}?{urlencode([*kept, ("after", page.next)])}>; rel="next"'
+    return JSONResponse({"jobs": [job_json(row) for row in page.rows], "next": page.next}, headers=headers)
