@@ -1,0 +1,600 @@
+"""How attempts end: a worker in this process, real servers, and what the row says afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Event
+from typing import Any
+from uuid import UUID
+
+import dramatiq
+import pytest
+from dramatiq import Message
+from dramatiq.errors import RateLimitExceeded, Retry
+from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage, TimeLimit
+
+from actors.runtime import PermanentError, RetryLater, Snooze, current_job
+from actors.runtime.current import NoCurrentJob
+from models import ledger
+from models.rows import one_row
+from tests.integration import worker_support
+from tests.integration.worker_support import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PENDING,
+    RUNNING,
+    Gate,
+    Stage,
+    events,
+)
+from tests.support import wait_for
+
+stage = worker_support.stage
+
+
+class Broken(Exception):
+    """What the actors here raise."""
+
+
+def cancel(stage: Stage, message: Message[Any]) -> None:
+    """Ask for a cancel, as the API does."""
+    wish = {"job_id": UUID(message.message_id), "tenant": "default"}
+    with stage.engine.connect() as connection:
+        assert one_row(connection.execute(ledger.cancel(), wish)) is not None
+
+
+# -- success
+
+
+def test_a_job_that_succeeds_keeps_its_result_and_took_one_attempt(stage: Stage) -> None:
+    @stage.actor
+    def double(x: int) -> dict[str, int]:
+        return {"doubled": 2 * x}
+
+    stage.start()
+    message = double.send(21)
+    row = stage.run(message)
+    assert (row["status"], row["attempts"], row["crashes"], row["result"]) == (COMPLETED, 1, 0, {"doubled": 42})
+    assert (row["error"], row["errors"], row["result_error"], row["deadline_at"]) == (None, [], None, None)
+    assert row["created_at"] <= row["started_at"] <= row["finished_at"]
+    assert row["worker_id"] == stage.broker.worker_id
+    assert message.get_result(block=True) == {"doubled": 42}
+
+
+def test_an_async_actor_runs_and_knows_its_job(stage: Stage) -> None:
+    @stage.actor
+    async def whoami() -> str:
+        return str(current_job().id)
+
+    stage.start()
+    message = whoami.send()
+    assert stage.run(message)["result"] == message.message_id
+
+
+def test_positional_and_keyword_arguments_arrive_as_sent(stage: Stage) -> None:
+    @stage.actor
+    def echo(*args: Any, **kwargs: Any) -> list[Any]:
+        return [args, kwargs]
+
+    stage.start()
+    row = stage.run(echo.send(1, -0.0, None, "ü", deep={"a": [1, {"b": False}]}, n=1e22))
+    assert row["result"] == [[1, -0.0, None, "ü"], {"deep": {"a": [1, {"b": False}]}, "n": 1e22}]
+    assert str(row["result"][0][1]) == "-0.0"
+
+
+def test_a_result_that_cannot_be_kept_leaves_the_job_completed(stage: Stage) -> None:
+    @stage.actor
+    def produce(kind: str) -> Any:
+        return {"set": {1}, "huge": "x" * 5_000_000, "nan": float("nan"), "nul": "a\x00b", "lone": "\ud800"}[kind]
+
+    stage.start()
+    sent = {kind: produce.send(kind) for kind in ("set", "huge", "nan", "nul", "lone")}
+    for kind, message in sent.items():
+        row = stage.run(message)
+        assert (row["status"], row["attempts"], row["result"]) == (COMPLETED, 1, None), kind
+        assert row["result_error"], kind
+
+
+# -- failure and retries
+
+
+def test_two_failures_then_success_keep_two_errors(stage: Stage) -> None:
+    @stage.actor(max_retries=5)
+    def third_time() -> int:
+        if current_job().attempt < 3:
+            raise Broken(f"attempt {current_job().attempt}")
+        return current_job().attempt
+
+    stage.start()
+    row = stage.run(third_time.send())
+    assert (row["status"], row["attempts"], row["result"], row["error"]) == (COMPLETED, 3, 3, None)
+    assert len(row["errors"]) == 2
+    for number, entry in enumerate(row["errors"], start=1):
+        assert entry["attempt"] == number
+        assert (entry["kind"], entry["class"], entry["message"]) == ("failed", "Broken", f"attempt {number}")
+        assert "third_time" in entry["traceback"]
+        assert entry["worker"] == str(stage.broker.worker_id)
+        assert entry["started_at"] <= entry["ended_at"]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_job_that_always_fails_is_failed_after_its_last_attempt(stage: Stage, retries: int) -> None:
+    runs: list[int] = []
+
+    @stage.actor(max_retries=retries)
+    def never() -> None:
+        runs.append(current_job().attempt)
+        raise Broken("no")
+
+    stage.start()
+    row = stage.run(never.send())
+    assert (row["status"], row["attempts"], row["max_attempts"]) == (FAILED, retries + 1, retries + 1)
+    assert row["error"] == "Broken: no"
+    assert len(row["errors"]) == retries + 1
+    assert runs == list(range(1, retries + 2))
+
+
+def test_the_senders_max_attempts_wins_over_the_actors_retries(stage: Stage) -> None:
+    @stage.actor(max_retries=5)
+    def never() -> None:
+        raise Broken
+
+    stage.start()
+    row = stage.run(never.send_with_options(max_attempts=2))
+    assert (row["status"], row["attempts"]) == (FAILED, 2)
+
+
+def waits(row: dict[str, Any]) -> float:
+    """Milliseconds between an attempt's end and the next one's due time."""
+    pause: timedelta = row["run_at"] - row["updated_at"]
+    return pause / timedelta(milliseconds=1)
+
+
+def after_first_failure(stage: Stage, message: Message[Any]) -> dict[str, Any]:
+    def failed_once() -> dict[str, Any]:
+        row = stage.job(message)
+        assert (row["status"], row["attempts"], len(row["errors"])) == (PENDING, 1, 1), row["error"]
+        return row
+
+    return wait_for(failed_once)
+
+
+def test_a_retry_waits_for_the_actors_backoff(stage: Stage) -> None:
+    @stage.actor(max_retries=3, min_backoff=20_000, max_backoff=60_000)
+    def never() -> None:
+        raise Broken
+
+    stage.start()
+    row = after_first_failure(stage, never.send())
+    assert 20_000 <= waits(row) <= 40_000  # Dramatiq's jitter: once to twice
+    assert row["offered_at"] is None  # nothing lies in Redis meanwhile
+
+
+@pytest.mark.parametrize(
+    ("backoff", "least", "most"),
+    [
+        ({"type": "fixed", "delay": 7_000}, 7_000, 7_000),
+        ({"type": "exponential", "delay": 7_000}, 7_000, 14_000),
+    ],
+)
+def test_the_senders_backoff_decides_the_delay(stage: Stage, backoff: dict[str, Any], least: int, most: int) -> None:
+    @stage.actor(max_retries=3)
+    def never() -> None:
+        raise Broken
+
+    stage.start()
+    assert least <= waits(after_first_failure(stage, never.send_with_options(backoff=backoff))) <= most
+
+
+@pytest.mark.parametrize("exception", [Retry, RetryLater])
+def test_a_retry_with_a_delay_of_its_own_waits_exactly_that(stage: Stage, exception: type[Retry]) -> None:
+    @stage.actor(max_retries=3)
+    def later() -> None:
+        raise exception("later", delay=9_000)
+
+    stage.start()
+    message = later.send_with_options(backoff={"type": "fixed", "delay": 1})
+    assert waits(after_first_failure(stage, message)) == 9_000
+
+
+def test_an_expected_exception_fails_the_job_at_once(stage: Stage) -> None:
+    @stage.actor(max_retries=5, throws=(Broken,))
+    def expected() -> None:
+        raise Broken("as declared")
+
+    stage.start()
+    row = stage.run(expected.send())
+    assert (row["status"], row["attempts"], row["error"]) == (FAILED, 1, "Broken: as declared")
+
+
+def test_a_permanent_error_fails_the_job_at_once(stage: Stage) -> None:
+    @stage.actor(max_retries=5)
+    def hopeless() -> None:
+        raise PermanentError("no such address")
+
+    stage.start()
+    row = stage.run(hopeless.send())
+    assert (row["status"], row["attempts"], row["error"]) == (FAILED, 1, "PermanentError: no such address")
+
+
+def test_retry_when_decides_alone(stage: Stage) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def while_young(retries: int, exception: BaseException) -> bool:
+        asked.append((retries, type(exception).__name__))
+        return retries < 3
+
+    @stage.actor(max_retries=0, retry_when=while_young)
+    def never() -> None:
+        raise Broken
+
+    stage.start()
+    row = stage.run(never.send())
+    assert (row["status"], row["attempts"], row["max_attempts"]) == (FAILED, 4, None)
+    assert asked == [(n, "Broken") for n in range(4)]
+
+
+def test_without_a_limit_of_retries_a_job_is_retried_beyond_the_default(stage: Stage) -> None:
+    @stage.actor(max_retries=None)
+    def stubborn() -> int:
+        if current_job().attempt == 22:  # Dramatiq's default is 20 retries
+            raise Broken
+        return current_job().attempt
+
+    message = stubborn.send()
+    assert stage.execute("UPDATE callboard.jobs SET attempts = 21") == 1  # as if it had failed so often
+    stage.start()
+    row = stage.run(message)
+    assert (row["status"], row["attempts"], row["max_attempts"]) == (COMPLETED, 23, None)
+
+
+def test_a_message_failed_without_an_exception_is_failed(stage: Stage) -> None:
+    @stage.actor(max_retries=5)
+    def give_up() -> str:
+        message: Any = CurrentMessage.get_current_message()
+        message.fail()
+        return "not a result"
+
+    stage.start()
+    row = stage.run(give_up.send())
+    assert (row["status"], row["attempts"], row["result"]) == (FAILED, 1, None)
+    assert row["error"] == "the message was failed without an exception"
+
+
+def test_a_time_limit_ends_the_attempt_as_failed(stage: Stage) -> None:
+    @stage.actor(max_retries=0, time_limit=100)
+    def slow() -> None:
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            Event().wait(0.01)
+
+    (limiter,) = (m for m in stage.broker.middleware if isinstance(m, TimeLimit))
+    limiter.after_process_boot(stage.broker)  # the command line does it
+    stage.start()
+    row = stage.run(slow.send())
+    assert (row["status"], row["attempts"], row["error"]) == (FAILED, 1, "TimeLimitExceeded")
+    assert row["errors"][0]["kind"] == "failed"
+
+
+class Unspeakable(Exception):
+    """An exception that cannot be told."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (Unspeakable(), ""),
+        (Broken("a\x00b"), "b"),
+        (Broken("a\ud800b"), "b"),
+        (Broken("first\n" + "x" * 1_000_000), "first"),
+        (Broken("x" * 1_000_000), "xxx"),
+        (Broken(), ""),
+        (Broken({"a": {1, 2}}, b"\xff"), "xff"),
+        (KeyError("\udfff\x00"), "KeyError"),
+    ],
+    ids=["no-str", "nul", "surrogate", "long-tail", "long-line", "empty", "arguments", "key-error"],
+)
+def test_an_exception_of_any_text_ends_the_attempt(stage: Stage, error: Exception, kept: str) -> None:
+    @stage.actor(max_retries=1)
+    def hostile() -> None:
+        raise error
+
+    stage.start()
+    row = stage.run(hostile.send())
+    assert (row["status"], row["attempts"], len(row["errors"])) == (FAILED, 2, 2)
+    assert row["error"].startswith(type(error).__name__)
+    assert kept in row["error"]
+    assert len(row["error"]) <= 500
+    assert len(row["errors"][0]["message"]) <= 4_000
+
+
+def test_exceptions_beyond_exception_end_the_attempt_too(stage: Stage) -> None:
+    @stage.actor(max_retries=0)
+    def leave(kind: str) -> None:
+        raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": BaseException("deep")}[kind]
+
+    stage.start()
+    sent = [leave.send(kind) for kind in ("exit", "interrupt", "base")]
+    assert [stage.run(message)["error"] for message in sent] == [
+        "SystemExit: 3",
+        "KeyboardInterrupt",
+        "BaseException: deep",
+    ]
+
+
+# -- attempts that do not count
+
+
+@pytest.mark.parametrize(
+    ("raising", "entries"),
+    [(lambda: RateLimitExceeded("busy"), ["released"]), (lambda: Snooze(30), [])],
+    ids=["rate-limit", "snooze"],
+)
+def test_a_rate_limit_or_a_snooze_gives_the_attempt_back(
+    stage: Stage, raising: Callable[[], Exception], entries: list[str]
+) -> None:
+    runs: list[int] = []
+
+    @stage.actor(max_retries=0)
+    def once_busy() -> str:
+        runs.append(current_job().attempt)
+        if len(runs) == 1:
+            raise raising()
+        return "ran"
+
+    stage.start()
+    row = stage.run(once_busy.send())
+    assert (row["status"], row["attempts"], row["result"]) == (COMPLETED, 1, "ran")
+    assert runs == [1, 1]
+    assert [entry["kind"] for entry in row["errors"]] == entries
+
+
+def test_a_snooze_lasts_as_long_as_it_says(stage: Stage) -> None:
+    @stage.actor
+    def asleep() -> None:
+        raise Snooze(40_000)
+
+    stage.start()
+    message = asleep.send()
+
+    def snoozes() -> dict[str, Any]:
+        row = stage.job(message)
+        assert (row["status"], row["attempts"], row["started_at"] is not None) == (PENDING, 0, True)
+        return row
+
+    assert waits(wait_for(snoozes)) == 40_000
+
+
+def test_a_shutdown_gives_the_attempt_back(stage: Stage) -> None:
+    started = Event()
+
+    @stage.actor(max_retries=0, notify_shutdown=True)
+    def endless() -> None:
+        started.set()
+        while True:
+            Event().wait(0.01)
+
+    stage.start()
+    message = endless.send()
+    assert started.wait(10)
+    stage.stop()
+    row = stage.job(message)
+    assert (row["status"], row["attempts"], row["crashes"]) == (PENDING, 0, 0)
+    assert [entry["kind"] for entry in row["errors"]] == ["released"]
+    assert row["offered_at"] is None  # the relay of another worker offers it at once
+
+
+# -- messages that a later middleware skips
+
+
+def test_a_message_older_than_its_age_limit_is_failed(stage: Stage) -> None:
+    runs: list[int] = []
+
+    @stage.actor(max_age=1, max_retries=5)
+    def fresh_only() -> None:
+        runs.append(1)
+
+    stage.start()
+    row = stage.run(fresh_only.send_with_options(delay=50))
+    assert (row["status"], runs) == (FAILED, [])
+    assert "age limit" in row["error"]
+
+
+def test_a_message_that_a_middleware_skips_does_not_stay_running(stage: Stage) -> None:
+    class Bouncer(Middleware):
+        def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+            raise SkipMessage("not tonight")
+
+    stage.broker.add_middleware(Bouncer())
+
+    @stage.actor
+    def show() -> None: ...
+
+    stage.start()
+    row = stage.run(show.send())
+    assert row["status"] == CANCELLED
+    assert "skipped" in row["error"]
+
+
+# -- cancel
+
+
+def test_a_cooperative_job_hears_of_its_cancel_within_two_seconds(stage: Stage) -> None:
+    started = Event()
+
+    @stage.actor(max_retries=5)
+    def patient() -> None:
+        started.set()
+        current_job().wait(60)
+
+    stage.start()
+    message = patient.send()
+    assert started.wait(10)
+    cancel(stage, message)
+    row = stage.run(message, timeout=4)
+    assert (row["status"], row["attempts"]) == (CANCELLED, 1)
+    assert row["finished_at"] - row["cancel_requested_at"] <= timedelta(seconds=2)
+
+
+def test_the_status_of_a_cancelled_running_job_changes_when_its_attempt_ends(stage: Stage) -> None:
+    gate = Gate()
+
+    @stage.actor(max_retries=5)
+    def failing() -> None:
+        gate.wait()
+        raise Broken("after the cancel")
+
+    stage.start()
+    message = failing.send()
+    gate.meet()
+    cancel(stage, message)
+    row = stage.job(message)
+    assert row["status"] == RUNNING
+    assert row["cancel_requested_at"] is not None
+    gate.opened.set()
+    row = stage.run(message)
+    assert (row["status"], row["attempts"], row["errors"][0]["message"]) == (CANCELLED, 1, "after the cancel")
+
+
+def test_a_cancel_that_comes_too_late_leaves_the_result(stage: Stage) -> None:
+    gate = Gate()
+
+    @stage.actor
+    def busy() -> str:
+        gate.wait()
+        return "done"
+
+    stage.start()
+    message = busy.send()
+    gate.meet()
+    cancel(stage, message)
+    gate.opened.set()
+    assert stage.run(message)["result"] == "done"
+
+
+# -- what an actor may say and know
+
+
+def test_progress_is_written_at_most_four_times_a_second_and_the_last_one_is_kept(stage: Stage) -> None:
+    took: list[float] = []
+
+    @stage.actor
+    def counting() -> None:
+        begun = time.monotonic()
+        for n in range(1, 101):
+            current_job().progress(n, 100, f"step {n}")
+            Event().wait(0.01)
+        took.append(time.monotonic() - begun)
+
+    stage.start()
+    row = stage.run(counting.send())
+    assert row["progress"] == {"current": 100, "total": 100, "message": "step 100"}
+    writes = row["version"] - 3  # insert, claim and finish rise it too
+    assert 2 <= writes <= 4 * took[0] + 1
+
+
+def test_progress_that_waits_is_written_though_nothing_follows(stage: Stage) -> None:
+    gate = Gate()
+
+    @stage.actor
+    def quiet() -> None:
+        current_job().progress(1, 3)
+        current_job().progress(2, 3)
+        gate.wait()
+
+    stage.start()
+    message = quiet.send()
+    gate.meet()
+    wait_for(lambda: (stage.job(message)["progress"] or {}).get("current") == 2, 2)
+    gate.opened.set()
+    stage.run(message)
+
+
+def test_log_lines_are_kept_in_order_with_their_attempt(stage: Stage) -> None:
+    @stage.actor(max_retries=1)
+    def talkative() -> None:
+        job = current_job()
+        for n in range(150):
+            job.log(f"{job.attempt}.{n}")
+        if job.attempt == 1:
+            raise Broken
+
+    stage.start()
+    lines = stage.run(talkative.send())["log"]
+    assert len(lines) == 200  # the latest
+    said = [f"1.{n}" for n in range(100, 150)] + [f"2.{n}" for n in range(150)]
+    assert [(line["attempt"], line["text"]) for line in lines] == [(int(text[0]), text) for text in said]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), True])
+def test_progress_that_is_no_number_is_refused_to_the_actor(stage: Stage, number: Any) -> None:
+    @stage.actor(max_retries=0)
+    def wrong() -> None:
+        current_job().progress(number)
+
+    stage.start()
+    assert stage.run(wrong.send())["error"] == "ValueError: current must be a finite number"
+
+
+def test_an_actor_knows_its_job_and_nobody_else_has_one(stage: Stage) -> None:
+    stage.execute("INSERT INTO callboard.tenants (id) VALUES ('acme')")
+
+    @stage.actor(max_retries=1)
+    def introduce() -> list[Any]:
+        job = current_job()
+        if job.attempt == 1:
+            raise Broken
+        return [str(job.id), job.attempt, job.tenant_id]
+
+    with pytest.raises(NoCurrentJob):
+        current_job()
+    stage.start(threads=1)
+    message = introduce.send_with_options(tenant_id="acme")
+    assert stage.run(message)["result"] == [message.message_id, 2, "acme"]
+    with pytest.raises(NoCurrentJob):
+        current_job()
+
+
+def test_nothing_of_a_job_is_left_for_the_hooks_of_the_next_message(stage: Stage) -> None:
+    seen: list[bool] = []
+
+    class Curious(Middleware):
+        def after_ack(self, broker: dramatiq.Broker, message: Any) -> None:
+            try:
+                current_job()
+            except NoCurrentJob:
+                seen.append(True)
+
+    stage.broker.add_middleware(Curious())
+
+    @stage.actor
+    def quick() -> None: ...
+
+    stage.start(threads=1)
+    stage.run(quick.send())
+    assert wait_for(lambda: seen) == [True]
+
+
+# -- the log
+
+
+def test_a_failed_attempt_is_logged_as_an_event_with_its_job(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    @stage.actor(max_retries=0)
+    def never() -> None:
+        raise Broken("why")
+
+    stage.start()
+    message = never.send()
+    stage.run(message)
+    (line,) = wait_for(lambda: events(caplog, "job.attempt_failed"))
+    assert message.message_id in line
+    assert "tenant_id='default'" in line
+    assert "attempt=1" in line
