@@ -54,6 +54,6 @@ def doze(
 @job_type(SleepPayload)
 @dramatiq.actor(actor_name="sleep")
 def sleep(delay_ms: int) -> dict[str, int]:
-    """Sleep for ``delay_ms`` milliseconds."""
+    """Wait for a while, telling how far it is; ends at once when cancelled."""
     job = current_job()
     return doze(delay_ms, wait=job.wait, report=job.progress)

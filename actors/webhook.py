@@ -188,7 +188,7 @@ def _text(body: bytes, *, whole: bool) -> str:
 def call_webhook(
     url: str, method: str = "POST", headers: dict[str, str] | None = None, body: Any = None
 ) -> dict[str, Any]:
-    """Call a webhook; see :func:`deliver`."""
+    """Make one HTTP request; any answer but 2xx is tried again, 410 is final."""
     job = current_job()
     return deliver(
         WebhookPayload.model_construct(url=url, method=method, headers=headers, body=body),  # job_type has validated

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection, MetaData, create_engine, pool, text
+from sqlalchemy.exc import IntegrityError
 
 from models.engine import connect_args, sqlalchemy_url
 from models.settings import get_settings
 from models.tables import SCHEMA, metadata
 
 
-def _ours(name: str | None, kind: str, _parents: object) -> bool:
-    """Compare only our schema: the adopter's tables are none of our business."""
-    return name == SCHEMA if kind == "schema" else True
+def make_schema(connection: Connection, schema: str) -> None:
+    """Create our schema unless it is there; IF NOT EXISTS alone fails when another migration does it just now."""
+    try:
+        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        connection.commit()
+    except IntegrityError:
+        connection.rollback()
+
+
+def tables_in(schema: str) -> MetaData:
+    """Our tables as they should be in ``schema``."""
+    moved = MetaData(schema=schema, naming_convention=metadata.naming_convention)
+    for table in metadata.sorted_tables:
+        table.to_metadata(moved, schema=schema)
+    return moved
 
 
 def run(connection: Connection, schema: str) -> None:
     """Migrate ``schema``, creating it first; one transaction for all steps."""
-    connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-    connection.commit()
+    make_schema(connection, schema)
     # So that a migration may say ``callboard.jobs`` and mean the configured schema.
     connection = connection.execution_options(schema_translate_map={SCHEMA: schema})
     context.configure(
         connection=connection,
-        target_metadata=metadata,
+        target_metadata=tables_in(schema),
         include_schemas=True,
-        include_name=_ours,
+        # The adopter's tables are none of our business.
+        include_name=lambda name, kind, _parents: name == schema if kind == "schema" else True,
         version_table_schema=schema,
         compare_server_default=False,
         transaction_per_migration=False,

@@ -33,6 +33,8 @@ log = get_logger("web")
 
 #: Connections to Postgres per web process; streams hold none.
 POOL_SIZE = 8
+#: Seconds that the feed's tasks have to end.
+FAREWELL_S = 3.0
 #: Seconds for one Redis command beyond what it is asked to wait.
 REDIS_TIMEOUT_S = 4.0
 
@@ -86,7 +88,7 @@ async def _running(settings: Settings, secret_key: str) -> AsyncIterator[Service
         hub.drop("closing")
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=FAREWELL_S)
         await client.aclose()
         await engine.dispose()
 

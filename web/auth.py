@@ -5,8 +5,11 @@ A tenant is decided here and nowhere else; every query takes it from the :class:
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
@@ -53,6 +56,7 @@ class Keyring:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._known: OrderedDict[str, tuple[float, Caller, bytes]] = OrderedDict()
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def by_key(self, key: str) -> Caller | None:
         """The caller with this API key, or None."""
@@ -63,14 +67,20 @@ class Keyring:
         credential, digest = f"key:{key_id}", tenancy.digest(secret)
         found = self._recall(credential)
         if found is None:
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(tenancy.find_key(), {"key_id": key_id})).first()
-                if row is None or not compare_digest(row.secret_hash, digest):
-                    return None
-                await connection.execute(tenancy.note_key_use(), {"key_id": key_id})
-            found = self._remember(Caller(row.tenant_id, credential), row.secret_hash)
+            async with self._asking(credential):
+                found = self._recall(credential) or await self._find_key(key_id, digest)
+        if found is None:
+            return None
         caller, expected = found
         return caller if compare_digest(expected, digest) else None
+
+    async def _find_key(self, key_id: str, digest: bytes) -> tuple[Caller, bytes] | None:
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(tenancy.find_key(), {"key_id": key_id})).first()
+            if row is None or not compare_digest(row.secret_hash, digest):
+                return None
+            await connection.execute(tenancy.note_key_use(), {"key_id": key_id})
+        return self._remember(Caller(row.tenant_id, f"key:{key_id}"), row.secret_hash)
 
     async def by_session(self, token: str) -> Caller | None:
         """The caller with this session cookie, or None."""
@@ -78,12 +88,27 @@ class Keyring:
         credential = f"session:{digest.hex()}"
         found = self._recall(credential)
         if found is None:
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(tenancy.find_session(), {"token_hash": digest})).first()
-            if row is None:
-                return None
-            found = self._remember(Caller(row.tenant_id, credential, row.username, row.csrf_token), digest)
-        return found[0]
+            async with self._asking(credential):
+                found = self._recall(credential) or await self._find_session(digest, credential)
+        return found[0] if found else None
+
+    async def _find_session(self, digest: bytes, credential: str) -> tuple[Caller, bytes] | None:
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(tenancy.find_session(), {"token_hash": digest})).first()
+        if row is None:
+            return None
+        return self._remember(Caller(row.tenant_id, credential, row.username, row.csrf_token), digest)
+
+    @asynccontextmanager
+    async def _asking(self, credential: str) -> AsyncIterator[None]:
+        """One question at a time per credential: thousands of clients of one key may come back at once."""
+        lock = self._locks.setdefault(credential, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(credential, None)
 
     async def still_valid(self, credentials: set[str]) -> set[str]:
         """Those of these credentials that were neither revoked nor expired."""

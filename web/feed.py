@@ -66,6 +66,7 @@ class StreamReader:
                 await self._follow()
                 pause = 0.1
             except (RedisError, OSError, TimeoutError) as error:
+                _obey_cancellation()
                 if self.is_connected or self.trouble_at == float("-inf"):
                     log.warning("feed.redis_lost", error=str(error))
                 self.is_connected = False
@@ -86,6 +87,7 @@ class StreamReader:
         while True:
             last = f"{self._hub.tail.ms}-{self._hub.tail.sequence}"
             answer = await self._redis.xread({self._key: last}, count=READ_ENTRIES, block=BLOCK_MS)
+            _obey_cancellation()
             for entry_id, fields in _entries(answer):
                 self._hub.publish_entry(_position(entry_id), read_entry(fields))
             now = asyncio.get_running_loop().time()
@@ -123,6 +125,13 @@ class StreamReader:
         self._hub.begin(epoch, first if begins else latest)
         for position, content in reversed(found):
             self._hub.publish_entry(position, content)
+
+
+def _obey_cancellation() -> None:
+    """A driver that is busy with a time-out of its own may swallow the wish that this task ends."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
@@ -165,6 +174,7 @@ class Repair:
                     await self._check_credentials()
                 failing = False
             except (SQLAlchemyError, OSError) as error:
+                _obey_cancellation()
                 if not failing:
                     log.warning("feed.repair_failed", error=str(error).partition("\n")[0])
                 failing = True

@@ -166,10 +166,10 @@ def join(hub: Hub, subscriber: Subscriber, opening: Opening) -> bytes | None:
         further = [
             frame
             for source in (reading, ended)
-            for row, frame in zip(source.rows, source.frames, strict=True)
+            for row, frame, (job_id, version) in zip(source.rows, source.frames, source.versions.items(), strict=True)
             if (oldest is None or row.updated_at >= oldest)
+            and version > told.get(job_id, 0)
             and (types is None or row.actor in types)
-            and row.version > told.get(str(row.id), 0)
         ]
         return b"".join([*(change.frame() for change in changes), *further])
     frames = [RESET_FRAME] if opening.is_reset else []

@@ -39,9 +39,9 @@ def adopt(broker: CallboardBroker, message: Message[Any], identifier: str, data:
         bury(broker, message.queue_name, identifier, data, str(error))
 
 
-def bury(broker: CallboardBroker, queue: str, identifier: str, data: bytes, reason: str) -> None:
+def bury(broker: CallboardBroker, queue: str, identifier: str | bytes, data: bytes, reason: str) -> None:
     """Isolate a message that cannot become a row: dead letters keep it. Raises RedisError."""
-    log.error("message.isolated", queue=queue, redis_id=identifier, reason=reason)
+    log.error("message.isolated", queue=queue, redis_id=str(identifier), reason=reason)
     xq, xq_messages = dead_letter_keys(queue)
     script = broker.resources.redis.register_script(BURY)
     keys = [messages_key(queue), acks_key(broker.broker_id, queue), xq, xq_messages]

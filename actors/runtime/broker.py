@@ -194,6 +194,8 @@ class CallboardBroker(RedisBroker):
         if job_id_of(message.message_id)[0] == attempt.id:
             attempt.retry_delay_ms = delay or 0  # Retries wants this job again: the finish makes it so
         else:
+            message = message.copy()
+            self.emit_before("enqueue", message, delay)
             attempt.held.append((message, delay))
         return message
 
@@ -242,6 +244,9 @@ class CallboardBroker(RedisBroker):
         if attempt is not None:
             self._hooks.attempt = attempt
             attempt.finishing = True
+            # Hooks that were interrupted run again, as those of a failure: only what they decide then counts.
+            attempt.held.clear()
+            attempt.retry_delay_ms = None
             if self.liveness is not None:
                 self.liveness.marks.ended(attempt.slot)
         try:

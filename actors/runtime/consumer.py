@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -18,7 +19,8 @@ from actors.runtime.adoption import adopt, bury
 from actors.runtime.current import Attempt
 from actors.runtime.keys import FETCH, REQUEUE, acks_key, list_key, list_keys, messages_key
 from actors.runtime.logs import get_logger
-from actors.runtime.messages import MARK
+from actors.runtime.messages import MARK, decode
+from actors.runtime.options import without_faults
 from actors.runtime.resources import BLOCK_S, COMMAND_TIMEOUT_S, redis_client
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ class Delivery(MessageProxy):
 
     def __init__(self, message: Message[Any], redis_id: str, data: bytes, band: int = 0) -> None:
         mark = message.options.pop(MARK, None)
+        #: Ours: it has a row, or had one.
+        self.marked = isinstance(mark, dict)
+        if not self.marked:
+            message = dataclasses.replace(message, options=without_faults(message.options))
         super().__init__(message)
         self.redis_id = redis_id
         self.data = data
         self.band = band
-        #: Ours: it has a row, or had one.
-        self.marked = mark is not None
         self.attempt: Attempt | None = None
         #: Neither claimed nor refused: Redis must keep it.
         self.unsettled = False
@@ -129,19 +133,17 @@ class BlockingConsumer(Consumer):
         keys = [messages_key(self._queue), acks_key(self._broker.broker_id, self._queue), *self._lists]
         ids, messages = self._fetch(keys=keys, args=[popped[1], room])
         for identifier, data in zip(ids, messages, strict=True):
-            name = identifier.decode("utf-8", "replace")
             if data is None:
                 # Acknowledged under another name, or flushed between pop and fetch.
-                self._broker.acknowledge(self._queue, [name])
+                self._redis.srem(keys[1], identifier)
                 continue
-            self._receive(name, data)
+            try:
+                self._receive(identifier.decode(), data)
+            except (DecodeError, UnicodeDecodeError):
+                bury(self._broker, self._queue, identifier, data, "cannot be decoded")
 
     def _receive(self, name: str, data: bytes) -> None:
-        try:
-            delivery = Delivery(Message.decode(data), name, data)
-        except (DecodeError, AttributeError, TypeError, RecursionError):
-            bury(self._broker, self._queue, name, data, "cannot be decoded")
-            return
+        delivery = Delivery(decode(data), name, data)
         if "eta" in delivery.options:
             # A stock producer's delay: in Dramatiq's hands it would sit in this process's memory until then.
             adopt(self._broker, delivery._message, name, data)

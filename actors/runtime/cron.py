@@ -6,12 +6,14 @@ only; here ``cronsim`` computes, in a time zone of the schedule's own.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from dramatiq.middleware import Middleware
 
+FIELDS = 5
 _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -23,13 +25,24 @@ _NAMED = {
 }
 
 
+def _fields(expression: str) -> str:
+    """What cronsim is to parse: five fields, and a range that ends on Sunday written with 7, as cron(5) counts."""
+    fields = _NAMED.get(expression.strip().lower(), expression).split()
+    if len(fields) == FIELDS:
+        fields[-1] = re.sub(r"(?i)-(sun|0)(?![0-9a-z])", "-7", fields[-1])
+        return " ".join(fields)
+    from cronsim import CronSimError
+
+    raise CronSimError(f"a cron expression has {FIELDS} fields: {expression!r}")
+
+
 class Cron:
     """A schedule, in the shape that periodiq asks for: ``validate`` and ``next_valid_date``."""
 
     def __init__(self, expression: str, tz: str = "UTC") -> None:
         self.expression = expression
         self.zone = ZoneInfo(tz)
-        self._fields = _NAMED.get(expression.strip().lower(), expression)
+        self._fields = _fields(expression)
         self.next_valid_date(datetime.now(UTC))  # a wrong expression fails where it is written
 
     def __str__(self) -> str:

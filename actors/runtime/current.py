@@ -88,6 +88,19 @@ class Attempt:
         return waits and time.monotonic() - self._written_at >= PROGRESS_EVERY_S
 
 
+def _finite(name: str, value: Any) -> int | float:
+    """A number that JSON can hold. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
+        return value
+    try:
+        number = float("nan") if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, OverflowError):
+        number = float("nan")
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number")
+    return number
+
+
 class CurrentJob:
     """What an actor may know and say of the job that it runs."""
 
@@ -116,11 +129,9 @@ class CurrentJob:
         Args:
           current: units done. total: units in all, None if unknown. message: one line for people.
         """
-        for name, value in (("current", current), ("total", total)):
-            if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
-                raise ValueError(f"{name} must be a finite number")
         text = clean_text(message, LINE_LENGTH) if message is not None else None
-        if self._attempt.report({"current": current, "total": total, "message": text}, None):
+        done = {"current": _finite("current", current), "total": None if total is None else _finite("total", total)}
+        if self._attempt.report({**done, "message": text}, None):
             self._write(self._attempt)
 
     def log(self, text: str) -> None:

@@ -25,7 +25,7 @@ class PermanentError(CallboardError):
 
 
 class JobCancelled(CallboardError):
-    """Somebody asked for this job to be cancelled; raised by ``current_job().check()``."""
+    """Cancelled on request."""
 
 
 class RetryLater(Retry):

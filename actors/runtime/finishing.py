@@ -76,6 +76,8 @@ def _finish_once(broker: CallboardBroker, attempt: Attempt, outcome: Outcome, ch
             return _explain(connection, attempt)
     broker.bell.announce(ended)
     ring(broker, children, inserted)
+    for child in children:
+        broker.emit_after("enqueue", child.message, child.delay)
     _log(attempt, ended[0], outcome)
     return True
 

@@ -70,11 +70,12 @@ class JobType:
     def bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Positional and keyword arguments as one mapping by name. Raises PayloadRefused."""
         try:
-            return dict(inspect.signature(self.actor.fn).bind(*args, **kwargs).arguments)
+            # Partly: what is missing has a default in the model, or is named by it.
+            return dict(inspect.signature(self.actor.fn).bind_partial(*args, **kwargs).arguments)
         except TypeError as error:
             if args:
                 raise PayloadRefused(self.name, [("", str(error))]) from None
-            return dict(kwargs)  # the model names each missing or unknown field
+            return dict(kwargs)  # the model names each unknown field
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -152,6 +153,8 @@ def _compare(model: type[BaseModel], actor: Actor[Any, Any]) -> None:
     parameters = inspect.signature(actor.fn).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
+    if unnamed := sorted(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY):
+        raise TypeError(f"{actor.actor_name}: payload fields are given by name, these parameters cannot be: {unnamed}")
     names = {p.name for p in parameters}
     if missing := sorted(set(model.model_fields) - names):
         raise TypeError(f"{actor.actor_name}: {model.__name__} has fields that the actor does not take: {missing}")

@@ -207,21 +207,24 @@ class Liveness:
         for attempt in attempts:
             if attempt.token not in stored:
                 if attempt in self.running() and not attempt.finishing:
-                    self._lost(attempt)
+                    self._note_loss(attempt)
             elif stored[attempt.token]:
                 attempt.stop.set()
             if attempt.report_is_due:
                 self._broker.write_report(attempt)
 
-    def _lost(self, attempt: Attempt) -> None:
+    def _note_loss(self, attempt: Attempt) -> None:
+        """The ledger has taken this attempt back; its thread is told, and does not listen when it is stuck."""
         if not attempt.lost:
             attempt.lost = True
             attempt.stop.set()
             log.warning("attempt.lease_lost", job_id=str(attempt.id), attempt=attempt.number)
-            if attempt.overdue:
-                # Its thread may be stuck for good in a call that nothing interrupts: drain, and be replaced.
-                log.error("worker.lost_a_thread", worker=str(self.worker_id), job_id=str(attempt.id))
-                os.kill(os.getpid(), signal.SIGTERM)
+        # The ledger's clock began before ours, so this may be noticed some rounds later.
+        if attempt.overdue and not self._stopping.is_set():
+            log.error("worker.lost_a_thread", worker=str(self.worker_id), job_id=str(attempt.id))
+            self._stopping.set()
+            # Nothing interrupts that thread: drain, and be replaced.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -1,8 +1,12 @@
 """Start and end marks in shared memory: what a killed process was doing, told by the next one on its host.
 
-Each worker process writes one small file, mapped into memory and locked (``flock``) for as long as the process
-lives. The kernel keeps the bytes and drops the lock when the process dies, however it dies. Per thread there is
-one slot: a state byte, padding, and the token of the attempt.
+Each worker process writes one small file, mapped into memory and locked for as long as the process lives. The
+kernel keeps the bytes and drops the lock when the process dies, however it dies. Per thread there is one slot: a
+state byte, padding, and the token of the attempt.
+
+The lock is a POSIX record lock (fcntl(2)): unlike flock(2) it is not shared with a child that an actor forks, which
+would keep its dead parent alive. In exchange it is lost when its own process opens and closes the file again, so
+nothing here does.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from uuid import UUID
 SLOT = 32
 IDLE, STARTED, ENDED = 0, 1, 2
 _SUFFIX = ".marks"
+#: The files of this process itself.
+_own: dict[Path, mmap.mmap] = {}
 
 
 def host_id() -> str:
@@ -67,9 +73,9 @@ class Marks:
         self.path = folder / f"{worker}{_SUFFIX}"
         self._file = self.path.open("w+b")
         # Locked while still empty: a sibling takes an unlocked file with content for a dead process.
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._file.truncate(slots * SLOT)
-        self._memory = mmap.mmap(self._file.fileno(), slots * SLOT)
+        self._memory = _own[self.path] = mmap.mmap(self._file.fileno(), slots * SLOT)
         self._free = list(range(slots))
         self._lock = Lock()
 
@@ -101,6 +107,7 @@ class Marks:
         """End in good order: the file goes away, and with it the lock."""
         with suppress(FileNotFoundError):
             self.path.unlink()
+        _own.pop(self.path, None)
         self._memory.close()
         self._file.close()
 
@@ -127,10 +134,12 @@ def left_behind() -> Iterator[tuple[UUID, Path]]:
 
 def process_is_dead(path: Path) -> bool:
     """Whether nobody holds the lock of these marks."""
-    with path.open("rb") as file:
+    if path in _own:
+        return False
+    with path.open("r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
             return False
         # A process that is about to lock its new file has not written it to size yet.
         return os.fstat(file.fileno()).st_size > 0
@@ -138,7 +147,8 @@ def process_is_dead(path: Path) -> bool:
 
 def read(path: Path) -> Testimony:
     """What the marks say. Raises OSError when they are gone."""
-    data = path.read_bytes()
+    own = _own.get(path)
+    data = own[:] if own is not None else path.read_bytes()
     by_state: dict[int, list[str]] = {STARTED: [], ENDED: []}
     for at in range(0, len(data) - SLOT + 1, SLOT):
         if data[at] in by_state:

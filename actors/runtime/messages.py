@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from dramatiq import Message
+from dramatiq.errors import DecodeError
 
 from actors.runtime.keys import redis_id
 
@@ -54,6 +55,26 @@ def tick_id_of(actor_name: str, scheduled_at: str) -> UUID | None:
     except (TypeError, ValueError):
         return None
     return uuid5(_FOREIGN_IDS, f"tick:{actor_name}:{tick.isoformat()}")
+
+
+def decode(data: bytes) -> Message[Any]:
+    """A message as it was found in Redis, with every field of the kind that it should be.
+
+    Raises:
+      DecodeError: it is none.
+    """
+    message: Message[Any] = Message.decode(data)
+    fields: tuple[tuple[object, type], ...] = (
+        (message.queue_name, str),
+        (message.actor_name, str),
+        (message.kwargs, dict),
+        (message.options, dict),
+        (message.message_id, str),
+        (message.message_timestamp, int),
+    )
+    if any(not isinstance(value, kind) for value, kind in fields):
+        raise DecodeError("Failed to decode message: a field is of the wrong kind.", data, None)  # type: ignore[no-untyped-call]
+    return message
 
 
 def band_of(priority: int) -> int:

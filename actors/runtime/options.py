@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from models.errors import OptionRefused
 #: Milliseconds: no job is scheduled further ahead than 100 years.
 MAX_DELAY_MS = 100 * 365 * 86_400_000
 MAX_ATTEMPTS = 1000
+#: Dramatiq's own count of attempts after the first; as big as a column of the ledger.
+MAX_RETRIES = (1 << 31) - 2
 #: Names that are ours and live in columns, not in the message's options.
 OURS = ("delay", "run_at", "priority", "max_attempts", "unique_key", "unique_scope", "unique_for", "tenant_id")
 
@@ -59,7 +62,10 @@ def _time(value: Any) -> datetime | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise OptionRefused("run_at", "must be a datetime with a time zone")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise OptionRefused("run_at", "is a time that UTC cannot express") from None
 
 
 def check_backoff(value: Any) -> dict[str, Any] | None:
@@ -111,3 +117,61 @@ def take_options(options: dict[str, Any]) -> SendOptions:
         unique_for_ms=period,
         tenant_id=_text("tenant_id", given["tenant_id"], 100),
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a nested message (the next stage of a pipeline) is one."""
+    fields: dict[str, Any] = {"queue_name": str, "actor_name": str, "args": (list, tuple), "kwargs": dict, "options": dict}
+    return isinstance(value, Mapping) and all(isinstance(value.get(name), kind) for name, kind in fields.items())
+
+
+#: Options of Dramatiq's own middleware and what each must be: a wrong one raises where nobody catches it, and ends
+#: the worker's thread. Classes of exceptions cannot travel in a message, so ``throws`` belongs to the actor.
+_STOCK: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "throws": ("can only be set on the actor", lambda value: False),
+    "pipe_target": ("must be a message", _is_message),
+    "on_success": ("must be an actor's name", lambda value: isinstance(value, str)),
+    "on_failure": ("must be an actor's name", lambda value: isinstance(value, str)),
+    "on_retry_exhausted": ("must be an actor's name", lambda value: isinstance(value, str)),
+    "max_retries": ("must be a number from 0", lambda value: type(value) is int and 0 <= value < MAX_RETRIES),
+    "min_backoff": ("must be a number of milliseconds", lambda value: _is_number(value) and 0 <= value < MAX_DELAY_MS),
+    "max_backoff": ("must be a number of milliseconds", lambda value: _is_number(value) and 0 <= value < MAX_DELAY_MS),
+    "time_limit": ("must be a number of milliseconds", lambda value: _is_number(value) and 0 < value < MAX_DELAY_MS),
+    "max_age": ("must be a number of milliseconds", lambda value: _is_number(value) and value >= 0),
+    "notify_shutdown": ("must be true or false", lambda value: isinstance(value, bool)),
+    "backoff": ("must have exactly the fields type and delay", lambda value: isinstance(value, Mapping)),
+}
+
+
+def stock_option_fault(options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first of Dramatiq's own options that would break a worker, and why; None is what most of them may be."""
+    for name, (wanted, fits) in _STOCK.items():
+        value = options.get(name)
+        if value is not None and not fits(value):
+            return name, wanted
+    return None
+
+
+def without_faults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a stock producer that a worker can live with; nobody checked them when they were sent."""
+    kept = {name: value for name, value in options.items() if name not in OURS}
+    for name in OURS:
+        if options.get(name) is not None:
+            try:
+                take_options({name: options[name]})
+            except OptionRefused:
+                continue
+            kept[name] = options[name]
+    if "backoff" in kept:
+        try:
+            check_backoff(kept["backoff"])
+        except OptionRefused:
+            del kept["backoff"]
+    while fault := stock_option_fault(kept):
+        del kept[fault[0]]
+    # As a number it may still be null, which the stock middleware compares with one.
+    return {name: value for name, value in kept.items() if value is not None or name == "max_retries"}

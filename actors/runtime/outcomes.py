@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from dramatiq.broker import MessageProxy
@@ -15,6 +15,7 @@ from dramatiq.middleware import Shutdown
 from actors.runtime.current import Attempt
 from actors.runtime.errors import JobCancelled, Snooze
 from actors.runtime.feed import timestamp
+from actors.runtime.options import MAX_DELAY_MS
 from actors.runtime.retries import GIVEN_BACK
 from models.json_data import clean_text, encode_result
 
@@ -70,7 +71,7 @@ def decide(attempt: Attempt, message: MessageProxy, result: Any, exception: Base
 
 def failure(attempt: Attempt, outcome: str, kind: str, error: BaseException | str, delay_ms: float = 0) -> Fail:
     """A failed attempt with its entry for ``errors``."""
-    line = clean_text(error, MESSAGE_LENGTH).strip().partition("\n")[0]
+    line = _said(error).strip().partition("\n")[0]
     if isinstance(error, BaseException):
         line = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return Fail(outcome, delay_ms, clean_text(line, LINE_LENGTH), error_entry(attempt, kind, error))
@@ -83,7 +84,7 @@ def error_entry(attempt: Attempt, kind: str, error: BaseException | str) -> str:
         "attempt": attempt.number,
         "kind": kind,
         "class": clean_text(type(error).__name__, LINE_LENGTH) if raised else None,
-        "message": clean_text(error, MESSAGE_LENGTH),
+        "message": _said(error),
         "traceback": _trace(error) if isinstance(error, BaseException) else None,
         "worker": str(attempt.worker_id),
         "started_at": timestamp(attempt.started_at),
@@ -92,20 +93,37 @@ def error_entry(attempt: Attempt, kind: str, error: BaseException | str) -> str:
     return json.dumps(entry, ensure_ascii=False)
 
 
+def _said(error: BaseException | str) -> str:
+    """An error's text. Its own ``__str__`` may raise anything, also what would end this thread."""
+    try:
+        return clean_text(error, MESSAGE_LENGTH)
+    except BaseException:  # noqa: BLE001
+        return "(its text cannot be shown)"
+
+
 def _trace(error: BaseException) -> str | None:
     """The traceback, its head cut away when it is long: the end tells where it broke."""
     try:
         text = "".join(traceback.format_exception(error, limit=-30))
-    except Exception:  # noqa: BLE001 - an exception's own __str__ may raise anything
+    except BaseException:  # noqa: BLE001 - see _said
         return None
     return clean_text(text[-TRACEBACK_LENGTH:], TRACEBACK_LENGTH)
+
+
+def _sane_ms(delay: object) -> float:
+    """A delay that an actor named, as milliseconds that a timestamp can bear; what is no number means now."""
+    if isinstance(delay, timedelta):
+        delay = delay.total_seconds() * 1000
+    if isinstance(delay, bool) or not isinstance(delay, (int, float)) or delay != delay:  # noqa: PLR0124 - NaN
+        return 0.0
+    return float(min(max(delay, 0), MAX_DELAY_MS))
 
 
 def _pause_ms(exception: BaseException) -> float:
     if isinstance(exception, Shutdown):
         return 0
     if isinstance(exception, Snooze):
-        return max(0, exception.delay_ms)
+        return _sane_ms(exception.delay_ms)
     return float(compute_backoff(0, factor=RATE_LIMIT_MS, max_backoff=MAX_BACKOFF_MS)[1])
 
 
@@ -113,7 +131,7 @@ def _backoff_ms(attempt: Attempt, exception: BaseException) -> float:
     """Retries' own delay, unless the exception or the sender named another."""
     asked = attempt.options.get("backoff")
     if asked is None or (isinstance(exception, Retry) and exception.delay is not None):
-        return float(attempt.retry_delay_ms or 0)
+        return _sane_ms(attempt.retry_delay_ms)
     if asked["type"] == "fixed":
         return float(asked["delay"])
     _, delay = compute_backoff(attempt.number - 1, factor=asked["delay"], max_backoff=MAX_BACKOFF_MS)

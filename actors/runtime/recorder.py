@@ -180,7 +180,12 @@ class Recorder(Middleware):
         attempt = message.attempt
         assert attempt is not None
         try:
-            finish(self._broker, attempt, outcome())
+            try:
+                decided = outcome()
+            except BaseException as error:
+                log.exception("outcome.undecided", job_id=str(attempt.id))
+                decided = failure(attempt, "fail", "failed", f"{type(error).__name__} while the attempt was ended")
+            finish(self._broker, attempt, decided)
         finally:
             running.set(None)
             if self._broker.liveness is not None:

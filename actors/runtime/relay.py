@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dramatiq import Message
 from dramatiq.errors import DecodeError
 from redis.exceptions import RedisError, ResponseError
 
@@ -15,7 +15,8 @@ from actors.runtime.adoption import adopt, bury
 from actors.runtime.bell import push
 from actors.runtime.keys import LIST_CAP, NAMESPACE, list_key, messages_key
 from actors.runtime.logs import get_logger
-from actors.runtime.messages import MARK, offer_of
+from actors.runtime.messages import MARK, decode, offer_of
+from actors.runtime.options import without_faults
 from models.offers import offer_again, offer_due, waiting_lists
 from models.rows import all_rows
 
@@ -132,8 +133,9 @@ class Relay:
 
     def _adopt(self, queue: str, identifier: str, data: bytes) -> None:
         try:
-            message: Message[Any] = Message.decode(data)
+            message = decode(data)
         except DecodeError:
             bury(self._broker, queue, identifier, data, "cannot be decoded")
             return
-        adopt(self._broker, message.copy(queue_name=queue), identifier, data)
+        sane = without_faults(message.options)
+        adopt(self._broker, dataclasses.replace(message, queue_name=queue, options=sane), identifier, data)

@@ -13,10 +13,10 @@ from dramatiq import Message, get_broker
 from sqlalchemy import Text, exc, select, text, tuple_
 
 from actors.runtime.messages import TRANSIENT, Offer, job_id_of, offer_of, tick_id_of
-from actors.runtime.options import take_options
+from actors.runtime.options import stock_option_fault, take_options
 from models.arrays import parameters, rows_of
 from models.engine import is_psycopg, psycopg_dialect, transaction, translation
-from models.errors import DataRefused, UniqueKeyBusy, UnknownTenant
+from models.errors import DataRefused, OptionRefused, UniqueKeyBusy, UnknownTenant
 from models.json_data import MAX_ARGS_BYTES, MAX_DEPTH, encode
 from models.ledger import enqueue, free_expired_slots
 from models.rows import all_rows
@@ -44,6 +44,7 @@ class NewJob:
     message: Message[Any]
     row: dict[str, Any]  # MESSAGE_COLUMNS plus what only the insert needs
     columns: dict[str, Any]  # the parameters of models.ledger.enqueue, one element each
+    delay: Any = None  # as it was asked for, for the signals
 
 
 def prepare(
@@ -61,6 +62,8 @@ def prepare(
     if delay is not None:
         options["delay"] = delay
     asked = take_options(options)
+    if fault := stock_option_fault(options):
+        raise OptionRefused(*fault)
     actor = broker.actors.get(message.actor_name)
     valid = broker.checked_payload(message) if checked else message
     job_id, replaced = job_id_of(message.message_id)
@@ -100,7 +103,7 @@ def prepare(
         "unique_for_ms": asked.unique_for_ms,
         "offer": offer,
     }
-    return NewJob(valid.copy(message_id=str(job_id)), row, columns)
+    return NewJob(valid.copy(message_id=str(job_id)), row, columns, delay)
 
 
 def _encoded(name: str, value: Any, max_depth: int = MAX_DEPTH) -> str:

@@ -213,6 +213,20 @@ def waits_for_a_lock(url: str) -> bool:
     return bool(found)
 
 
+def test_a_role_that_may_not_make_schemas_migrates_one_that_was_made_for_it(
+    url: str, postgres_url: str, database_owner: tuple[str, str]
+) -> None:
+    """Where an administrator makes schemas, Callboard's role owns its own and no more."""
+    query(url, "CREATE SCHEMA callboard")
+    name = sql.Identifier(query(url, "SELECT current_database()")[0][0])
+    role = sql.Identifier(database_owner[0])
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(name))
+        connection.execute(sql.SQL("REVOKE CREATE ON DATABASE {} FROM {}").format(name, role))
+    upgrade()
+    assert tables(url) == OURS | {"alembic_version"}
+
+
 def test_without_our_tables_a_statement_fails_clearly(url: str) -> None:
     engine = make_engine(load_settings(_env_file=None))
     with pytest.raises(ProgrammingError, match=r"callboard\.jobs"):

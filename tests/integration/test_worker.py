@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from threading import Event
 from typing import Any
 from uuid import UUID
@@ -14,9 +18,12 @@ import pytest
 from dramatiq import Message
 from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage, TimeLimit
+from sqlalchemy import text
 
+import actors
 from actors.runtime import PermanentError, RetryLater, Snooze, current_job
 from actors.runtime.current import NoCurrentJob
+from actors.runtime.recorder import actors_elsewhere
 from models import ledger
 from models.rows import one_row
 from tests.integration import worker_support
@@ -96,6 +103,21 @@ def test_a_result_that_cannot_be_kept_leaves_the_job_completed(stage: Stage) -> 
         row = stage.run(message)
         assert (row["status"], row["attempts"], row["result"]) == (COMPLETED, 1, None), kind
         assert row["result_error"], kind
+
+
+def test_a_broker_of_ones_own_works_beside_that_of_the_process(stage: Stage) -> None:
+    """Importing ``make_broker`` imports ``actors``, whose own actors are bound to the process's broker."""
+
+    @stage.actor
+    def work() -> str:
+        return "ran"
+
+    assert actors.broker is not stage.broker
+    assert actors.sleep.broker is actors.broker
+    mine = [actor for actor in actors_elsewhere(stage.broker) if actor.startswith("actors")]
+    assert mine == []
+    stage.start()
+    assert stage.run(work.send())["result"] == "ran"
 
 
 # -- failure and retries
@@ -288,46 +310,133 @@ class Unspeakable(Exception):
     __repr__ = __str__
 
 
-@pytest.mark.parametrize(
-    ("error", "kept"),
-    [
-        (Unspeakable(), ""),
-        (Broken("a\x00b"), "b"),
-        (Broken("a\ud800b"), "b"),
-        (Broken("first\n" + "x" * 1_000_000), "first"),
-        (Broken("x" * 1_000_000), "xxx"),
-        (Broken(), ""),
-        (Broken({"a": {1, 2}}, b"\xff"), "xff"),
-        (KeyError("\udfff\x00"), "KeyError"),
-    ],
-    ids=["no-str", "nul", "surrogate", "long-tail", "long-line", "empty", "arguments", "key-error"],
-)
-def test_an_exception_of_any_text_ends_the_attempt(stage: Stage, error: Exception, kept: str) -> None:
+#: Exceptions, and what their job's ``error`` must contain beside their class.
+HOSTILE_ERRORS: dict[str, tuple[BaseException, str]] = {
+    "no-str": (Unspeakable(), ""),
+    "nul": (Broken("a\x00b"), "b"),
+    "surrogate": (Broken("a\ud800b"), "b"),
+    "long-tail": (Broken("first\n" + "x" * 1_000_000), "first"),
+    "long-line": (Broken("x" * 1_000_000), "xxx"),
+    "empty": (Broken(), ""),
+    "arguments": (Broken({"a": {1, 2}}, b"\xff"), "xff"),
+    "key-error": (KeyError("\udfff\x00"), ""),
+}
+
+
+def test_an_exception_of_any_text_ends_the_attempt(stage: Stage) -> None:
     @stage.actor(max_retries=1)
-    def hostile() -> None:
-        raise error
+    def hostile(name: str) -> None:
+        raise HOSTILE_ERRORS[name][0]
 
     stage.start()
-    row = stage.run(hostile.send())
-    assert (row["status"], row["attempts"], len(row["errors"])) == (FAILED, 2, 2)
-    assert row["error"].startswith(type(error).__name__)
-    assert kept in row["error"]
-    assert len(row["error"]) <= 500
-    assert len(row["errors"][0]["message"]) <= 4_000
+    for name, message in {name: hostile.send(name) for name in HOSTILE_ERRORS}.items():
+        error, kept = HOSTILE_ERRORS[name]
+        row = stage.run(message)
+        assert (row["status"], row["attempts"], len(row["errors"])) == (FAILED, 2, 2), name
+        assert row["error"].startswith(type(error).__name__), name
+        assert kept in row["error"], name
+        assert len(row["error"]) <= 500, name
+        assert len(row["errors"][0]["message"]) <= 4_000, name
 
 
 def test_exceptions_beyond_exception_end_the_attempt_too(stage: Stage) -> None:
     @stage.actor(max_retries=0)
     def leave(kind: str) -> None:
-        raise {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": BaseException("deep")}[kind]
+        raise {
+            "exit": SystemExit(3),
+            "interrupt": KeyboardInterrupt(),
+            "base": BaseException("deep"),
+            "cancelled": CancelledError(),
+        }[kind]
 
     stage.start()
-    sent = [leave.send(kind) for kind in ("exit", "interrupt", "base")]
+    sent = [leave.send(kind) for kind in ("exit", "interrupt", "base", "cancelled")]
     assert [stage.run(message)["error"] for message in sent] == [
         "SystemExit: 3",
         "KeyboardInterrupt",
         "BaseException: deep",
+        "CancelledError",
     ]
+
+
+#: What an actor may raise, with a delay that is no sensible number of milliseconds.
+ODD_DELAYS: dict[str, Exception] = {
+    "retry-text": Retry("x", delay="soon"),  # type: ignore[arg-type]
+    "retry-infinite": Retry("x", delay=float("inf")),  # type: ignore[arg-type]
+    "retry-huge": Retry("x", delay=10**30),
+    "retry-past": Retry("x", delay=-5_000),
+    "snooze-text": Snooze("soon"),  # type: ignore[arg-type]
+    "snooze-nan": Snooze(float("nan")),  # type: ignore[arg-type]
+    "snooze-huge": Snooze(10**30),
+    "snooze-timedelta": Snooze(timedelta(seconds=1)),  # type: ignore[arg-type]
+}
+
+
+def test_no_odd_delay_leaves_a_job_running_or_a_row_that_cannot_be_read(stage: Stage) -> None:
+    raised: set[str] = set()
+
+    @stage.actor(max_retries=1)
+    def odd(name: str) -> None:
+        if name not in raised:
+            raised.add(name)
+            raise ODD_DELAYS[name]
+
+    stage.start(threads=len(ODD_DELAYS))
+    for name in ODD_DELAYS:
+        odd.send(name)
+    wait_for(lambda: len(raised) == len(ODD_DELAYS))
+    running = text("SELECT args ->> 0 FROM callboard.jobs WHERE status = 'RUNNING' ORDER BY 1")
+    unreadable = text("SELECT args ->> 0 FROM callboard.jobs WHERE NOT isfinite(run_at) OR run_at > '9999-01-01'")
+
+    def faults() -> list[list[str]]:
+        with stage.engine.connect() as connection:
+            return [list(connection.scalars(question)) for question in (running, unreadable)]
+
+    with suppress(AssertionError):
+        wait_for(lambda: faults() == [[], []], 3)
+    assert faults() == [[], []]
+
+
+def test_progress_that_json_does_not_know_leaves_no_job_running(stage: Stage) -> None:
+    refused: list[str] = []
+
+    @stage.actor(max_retries=0)
+    def counting() -> None:
+        current_job().progress(1)
+        for number in (Decimal("1.5"), Fraction(1, 3), 10**400):
+            try:
+                current_job().progress(number)  # type: ignore[arg-type]
+            except (TypeError, ValueError, OverflowError) as error:
+                refused.append(type(error).__name__)
+
+    stage.start()
+    message = counting.send()
+    row = stage.run(message, timeout=5)
+    assert row["status"] == COMPLETED
+    assert row["progress"]["current"] in (1, 1.5) or refused
+
+
+def test_results_that_misbehave_while_they_are_written_down_leave_no_job_running(stage: Stage) -> None:
+    class Evil(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("no")
+
+        __iter__ = keys = values = items  # type: ignore[assignment]
+
+    class Liar(str):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    nested: list[Any] = []
+    nested.append(nested)
+
+    @stage.actor(max_retries=0)
+    def produce(which: int) -> Any:
+        return [Evil(a=1), Liar("text"), nested, {"k": Evil(b=2)}, {Liar("key"): 1}, range(3), lambda: 1][which]
+
+    stage.start()
+    sent = [produce.send(n) for n in range(7)]
+    assert [stage.run(message, timeout=5)["status"] for message in sent] == [COMPLETED] * 7
 
 
 # -- attempts that do not count

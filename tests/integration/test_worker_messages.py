@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,7 @@ from dramatiq.errors import QueueJoinTimeout
 
 from actors.runtime import current_job
 from actors.runtime.keys import list_keys, messages_key
+from models.state import LIVE
 from tests.integration import worker_support
 from tests.integration.worker_support import (
     CANCELLED,
@@ -51,6 +53,13 @@ def is_drained(stage: Stage, queue: str = "default") -> bool:
     """Whether Redis holds nothing of a queue: no list, no message, no acknowledgement owed."""
     left = stage.left_in_redis()
     assert not [key for key in left if f":{queue}" in key or "__acks__" in key], left
+    return True
+
+
+def is_drained_but_for_dead_letters(stage: Stage) -> bool:
+    """The same, with what was isolated left out."""
+    left = [key for key in stage.left_in_redis() if ".XQ" not in key]
+    assert not left
     return True
 
 
@@ -152,6 +161,58 @@ def test_a_stock_message_with_an_id_of_its_own_kind_gets_a_row_once(stage: Stage
     assert row["options"]["original_message_id"] == "order-17"
 
 
+#: Options that a stock producer may have sent and that nobody checked.
+ODD_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"throws": "boom"},
+    {"pipe_target": 5},
+    {"pipe_target": {"queue_name": 1}},
+    {"on_success": 5, "on_failure": [], "on_retry_exhausted": {}},
+    {"on_failure": "nobody_knows_this_actor"},
+    {"max_retries": "many"},
+    {"min_backoff": "long"},
+    {"max_backoff": None},
+    {"retries": "some"},
+    {"time_limit": "short"},
+    {"time_limit": 1e400},
+    {"max_age": "old"},
+    {"notify_shutdown": "loud"},
+    {"delay": "later"},
+    {"priority": 10**40},
+    {"tenant_id": "nobody"},
+    {"unique_key": ""},
+    {"backoff": "slow"},
+    {"callboard": 5},
+    {"callboard": {"dispatch": 1}},
+)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+def test_no_option_of_a_foreign_message_breaks_a_worker(stage: Stage, fails: bool) -> None:
+    @stage.actor(max_retries=1)
+    def odd(label: str) -> None:
+        if fails:
+            raise ValueError(label)
+
+    @stage.actor
+    def fine() -> str:
+        return "fine"
+
+    worker = stage.start(threads=2)
+    for options in ODD_OPTIONS:
+        message = stock_message("default", "odd", str(options), options=options)
+        stage.push("default", str(options), stock_bytes(message, str(options)))
+    with suppress(AssertionError):
+        wait_for(lambda: not stage.redis.hlen(messages_key("default")), 5)
+    in_redis = [identifier.decode() for identifier in stage.redis.hkeys(messages_key("default"))]
+    with suppress(AssertionError):
+        # A message that was isolated, or dropped as ours, has no row.
+        wait_for(lambda: not [row for row in stage.jobs("odd") if row["status"] in LIVE], 5)
+    live = [(row["args"], row["status"]) for row in stage.jobs("odd") if row["status"] in LIVE]
+    dead = [thread for thread in worker.workers if not thread.is_alive()]
+    assert (in_redis, live, dead) == ([], [], [])
+    assert stage.run(fine.send())["result"] == "fine"
+
+
 def test_a_stock_message_that_cannot_become_a_row_is_isolated(stage: Stage) -> None:
     @stage.actor
     def plain(text: str) -> None: ...
@@ -185,8 +246,7 @@ BROKEN_MESSAGES = {
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN_MESSAGES.values(), ids=BROKEN_MESSAGES.keys())
-def test_a_broken_message_takes_no_other_down(stage: Stage, broken: bytes) -> None:
+def test_a_broken_message_takes_no_other_down(stage: Stage) -> None:
     @stage.actor
     def fine(n: int) -> int:
         return n
@@ -194,16 +254,34 @@ def test_a_broken_message_takes_no_other_down(stage: Stage, broken: bytes) -> No
     good = [fine.message(n) for n in range(10)]
     stage.send(good[:5])
     stage.broker.bell.flush()
-    stage.push("default", "broken", broken)
+    stage.push("default", "broken", BROKEN_MESSAGES["no-json"])
     stage.send(good[5:])
     stage.broker.bell.flush()
     stage.start()
     assert [stage.run(message)["result"] for message in good] == list(range(10))
+    assert [stage.job(message)["attempts"] for message in good] == [1] * 10
     wait_for(lambda: stage.redis.zrange("dramatiq:default.XQ", 0, -1) == [b"broken"], what="the dead letter")
-    assert stage.redis.hget("dramatiq:default.XQ.msgs", "broken") == broken
+    assert stage.redis.hget("dramatiq:default.XQ.msgs", "broken") == BROKEN_MESSAGES["no-json"]
     wait_for(lambda: not stage.redis.hlen(messages_key("default")))
-    late = fine.send(11)  # and the consumer is still there
-    assert stage.run(late)["result"] == 11
+
+
+def test_messages_broken_in_any_way_are_isolated_and_the_consumer_goes_on(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    @stage.actor
+    def fine(*_: Any) -> str:
+        return "fine"
+
+    stage.start()
+    for name, data in BROKEN_MESSAGES.items():
+        stage.push("default", name, data)
+    assert stage.run(fine.send())["result"] == "fine"
+    with suppress(AssertionError):
+        wait_for(lambda: stage.redis.zcard("dramatiq:default.XQ") == len(BROKEN_MESSAGES), 5)
+    isolated = {identifier.decode() for identifier in stage.redis.zrange("dramatiq:default.XQ", 0, -1)}
+    assert set(BROKEN_MESSAGES) - isolated == set()
+    assert "Consumer encountered an unexpected error" not in caplog.text
+    wait_for(lambda: is_drained_but_for_dead_letters(stage))
 
 
 @pytest.mark.parametrize("identifier", ["nobody", f"{uuid4()}.1", b"\xff\xfe"], ids=["foreign", "ours", "no-text"])

@@ -71,8 +71,10 @@ class Ledger:
             return [dict(row) for row in found]
 
     def job(self, job: Message[Any] | UUID | str) -> Row:
-        """The row of a job, which must exist."""
-        return self._all(jobs, jobs.c.id == _id(job))[0]
+        """The row of a job. Raises AssertionError when there is none (yet)."""
+        found = self._all(jobs, jobs.c.id == _id(job))
+        assert found, f"no row for {job}"
+        return found[0]
 
     def jobs(self, actor: str | None = None) -> list[Row]:
         """Every row, or those of one actor, in the order of their ids."""
