@@ -49,9 +49,10 @@ def migrate() -> None:
     with servers("migrate") as borrowed:
         os.environ.update(borrowed.variables)
         os.chdir(ROOT)
+        from dev.environment import read_environment
         from dev.migrations import upgrade
 
-        upgrade()
+        upgrade(views="DATABASE_URL" in read_environment().embedded)
     say("the database is up to date")
 
 

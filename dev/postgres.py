@@ -261,7 +261,7 @@ class Postgres(Server):
 
         Args:
           owner_password: set anew, so that secrets.json is always right.
-          search_path: schema that comes before ``public``.
+          search_path: schema that comes behind ``public``.
 
         Returns:
           The owner's URL.
@@ -274,7 +274,7 @@ class Postgres(Server):
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (OWNER,)).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
             connection.execute(
-                sql.SQL("ALTER DATABASE {} SET search_path = {}, public").format(database, sql.Identifier(search_path))
+                sql.SQL("ALTER DATABASE {} SET search_path = public, {}").format(database, sql.Identifier(search_path))
             )
         return self.url(OWNER, OWNER, owner_password)
 

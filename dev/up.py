@@ -30,6 +30,8 @@ from models.settings import get_settings
 
 #: Seconds that workers, cron and web together may take until they are ready.
 READY_DEADLINE_S = 90.0
+#: Seconds that the watch of the sources may take; without it a change is only not seen.
+WATCH_DEADLINE_S = 20.0
 #: A child that dies more often than this while booting makes ``up`` give up (about 8 s).
 _BOOT_FAILURES = 5
 #: Seconds between two looks at the children.
@@ -114,7 +116,7 @@ class Up:
         os.environ.update(self.variables)
         get_settings.cache_clear()
         say("migrating")
-        upgrade()
+        upgrade(views="DATABASE_URL" in self.environment.embedded)
         self._pause(0)
         self.access = provide_access(self.home, settings)
         children = Children(self.home, settings, self.variables, make_engine(settings, pool_size=1))
@@ -141,9 +143,17 @@ class Up:
         if not self.environment.production:
             self._watched = Tail(children.log("watch"))
             self.supervisor.start(children.watch())
+            self._wait_for_the_watch(self._watched)
         self._published = True
         self._publish()
         print(self._banner(idle_cron=any(c.kind == "cron" and c.state is State.DONE for c in started)), flush=True)
+
+    def _wait_for_the_watch(self, lines: Tail) -> None:
+        """Who reads "up" may change a file at once, and that must not be missed."""
+        deadline = time.monotonic() + WATCH_DEADLINE_S
+        while time.monotonic() < deadline and not any(line.startswith(b"[") for line in lines.new_lines()):
+            self._tick()
+            self._pause(_TICK_S)
 
     def _adopt(self, server: Server) -> None:
         assert server.process is not None

@@ -51,8 +51,13 @@ def affected(changes: Iterable[Path], root: Path = ROOT) -> set[str]:
 
 
 def main(modules: Iterable[str]) -> None:
-    """Print every batch of changed files as one line of JSON, until killed."""
-    for batch in watch(*source_folders(modules), watch_filter=_Sources(), debounce=400):
+    """Print every batch of changed files as one line of JSON, until killed; the first, empty, says that it watches."""
+    told = False
+    folders = source_folders(modules)
+    for batch in watch(*folders, watch_filter=_Sources(), debounce=400, rust_timeout=50, yield_on_timeout=True):
+        if told and not batch:
+            continue
+        told = True
         print(json.dumps(sorted({path for _, path in batch})), flush=True)
 
 

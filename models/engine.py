@@ -6,6 +6,7 @@ transaction after 5 s, and a dead peer is noticed within 12 s on both ends.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -103,8 +104,9 @@ def transaction(engine: Engine) -> Engine:
 
 
 def is_psycopg(connection: object) -> bool:
-    """Whether this is a bare psycopg connection (any class of that module, without importing it)."""
-    return any(base.__module__.partition(".")[0] == "psycopg" for base in type(connection).__mro__)
+    """Whether this is a bare, synchronous psycopg connection."""
+    psycopg = sys.modules.get("psycopg")
+    return psycopg is not None and isinstance(connection, psycopg.Connection)
 
 
 @cache

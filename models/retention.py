@@ -1,4 +1,4 @@
-"""What may be deleted: terminal rows past their retention, and access that has expired."""
+"""What may be deleted: terminal rows past their retention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 
 from sqlalchemy import ColumnElement, Delete, Interval, bindparam, delete, func, literal_column, select
 
-from models.tables import jobs, sign_in_links, web_sessions
+from models.tables import jobs
 
 
 def _delete(*statuses: str) -> Delete:
@@ -32,12 +32,3 @@ def delete_completed() -> Delete:
 def delete_failed() -> Delete:
     """The same for FAILED and CANCELLED rows."""
     return _delete("FAILED", "CANCELLED")
-
-
-@cache
-def delete_expired_access() -> tuple[Delete, Delete]:
-    """Sign-in links and browser sessions past their time."""
-    return (
-        delete(sign_in_links).where(sign_in_links.c.expires_at < func.now()),
-        delete(web_sessions).where(web_sessions.c.expires_at < func.now()),
-    )

@@ -228,7 +228,7 @@ class CallboardBroker(RedisBroker):
             return self.settings.max_attempts
         else:
             retries = stock.max_retries if stock else 0
-        return None if retries is None else int(retries) + 1
+        return None if retries is None else max(int(retries), 0) + 1
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """As the stock method; what hooks send after an actor has ended is held for the finish."""

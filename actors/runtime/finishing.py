@@ -18,7 +18,7 @@ from models import ledger
 from models.arrays import parameters
 from models.engine import transaction
 from models.errors import CallboardError
-from models.rows import all_rows
+from models.rows import Row, all_rows
 from models.state import Status
 from models.tables import jobs
 
@@ -62,12 +62,18 @@ def finish(broker: CallboardBroker, attempt: Attempt, outcome: Outcome) -> bool:
             log.warning("job.finish_waits", job_id=str(attempt.id), error=str(error.orig))
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+        except Exception:
+            # Nothing is known to raise here; were it to, the row must not stay RUNNING for that.
+            log.exception("job.finish_failed", job_id=str(attempt.id))
+            if not children and _is_minimal(outcome):
+                return False
+            outcome, children = (outcome if children else _minimal(outcome)), []
 
 
 def _finish_once(broker: CallboardBroker, attempt: Attempt, outcome: Outcome, children: list[NewJob]) -> bool:
     engine = broker.resources.engine
     engine = transaction(engine) if children else engine
-    inserted: list[Mapping[str, Any]] = []
+    inserted: list[Row] = []
     with engine.begin() as connection:
         ended = _write(connection, attempt, outcome)
         if ended and children:

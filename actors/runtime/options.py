@@ -125,7 +125,13 @@ def _is_number(value: Any) -> bool:
 
 def _is_message(value: Any) -> bool:
     """Whether a nested message (the next stage of a pipeline) is one."""
-    fields: dict[str, Any] = {"queue_name": str, "actor_name": str, "args": (list, tuple), "kwargs": dict, "options": dict}
+    fields: dict[str, Any] = {
+        "queue_name": str,
+        "actor_name": str,
+        "args": (list, tuple),
+        "kwargs": dict,
+        "options": dict,
+    }
     return isinstance(value, Mapping) and all(isinstance(value.get(name), kind) for name, kind in fields.items())
 
 
@@ -137,7 +143,7 @@ _STOCK: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "on_success": ("must be an actor's name", lambda value: isinstance(value, str)),
     "on_failure": ("must be an actor's name", lambda value: isinstance(value, str)),
     "on_retry_exhausted": ("must be an actor's name", lambda value: isinstance(value, str)),
-    "max_retries": ("must be a number from 0", lambda value: type(value) is int and 0 <= value < MAX_RETRIES),
+    "max_retries": ("must be an integer", lambda value: type(value) is int and abs(value) < MAX_RETRIES),
     "min_backoff": ("must be a number of milliseconds", lambda value: _is_number(value) and 0 <= value < MAX_DELAY_MS),
     "max_backoff": ("must be a number of milliseconds", lambda value: _is_number(value) and 0 <= value < MAX_DELAY_MS),
     "time_limit": ("must be a number of milliseconds", lambda value: _is_number(value) and 0 < value < MAX_DELAY_MS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models import liveness, retention
+from models import liveness, retention, tenancy
 
 if TYPE_CHECKING:
     from actors.runtime.broker import CallboardBroker
@@ -36,6 +36,5 @@ class Pruner:
                     if count < BATCH:
                         break
             connection.execute(liveness.forget_workers())
-            for expired in retention.delete_expired_access():
-                connection.execute(expired)
+            tenancy.delete_expired(connection)
         return deleted

@@ -95,5 +95,8 @@ class Quarantine:
         return subprocess.Popen(
             [sys.executable, "-m", "actors.runtime.quarantine_child", *(["--keep"] if keep else []), *sorted(modules)],
             stdin=subprocess.PIPE,
+            # In a group of its own: who ends what is left of a dead worker's group must not end the child that is
+            # just making good for it.
+            start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = get_logger("recorder")
 
+#: Seconds that a thread rests after a claim that failed for a reason nobody foresaw.
+CLAIM_FAILED_S = 1.0
 #: prctl(2): the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -42,11 +44,11 @@ class NotClaimed(SkipMessage):
 
 
 def actors_elsewhere(broker: Broker) -> list[str]:
-    """The actors in loaded modules that were declared on another broker, as ``module:actor``."""
+    """The actors in loaded modules that were declared on a broker of another kind, as ``module:actor``."""
     found = set()
     for name, module in [(n, m) for n, m in sys.modules.items() if hasattr(m, "__dict__")]:
         for value in list(vars(module).values()):
-            if isinstance(value, Actor) and value.broker is not broker:
+            if isinstance(value, Actor) and not isinstance(value.broker, type(broker)):
                 found.add(f"{name}:{value.actor_name}")
     return sorted(found)
 
@@ -143,6 +145,7 @@ class Recorder(Middleware):
         except Exception as error:
             message.unsettled = True
             log.exception("claim.failed", job_id=message.message_id)
+            self._broker.stopping.wait(CLAIM_FAILED_S)  # it goes back to Redis, and must not spin
             raise NotClaimed(str(error)) from error
         if attempt is None:
             raise NotClaimed()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -33,6 +34,8 @@ log = get_logger("rescuer")
 #: Seconds that a worker's lock must be seen free before it is dead, when its own host has not spoken: long enough
 #: to take the lock again after a cut connection, short enough for a lost host (keepalives take up to 12 s more).
 GRACE_S = 3.0
+#: Seconds that the marks of another database's dead worker are left for those who know it.
+STRANGERS_KEPT_S = 86_400
 NOTHING = Testimony([], [])
 
 
@@ -59,6 +62,7 @@ class Rescuer:
         taken = 0
         for worker, path in marks.left_behind():
             if worker in self._strangers:
+                self._tidy(path)
                 continue
             try:
                 testimony = marks.read(path)
@@ -71,10 +75,13 @@ class Rescuer:
                 continue
             # Of another database, whose own workers will report it: ask no more, and tidy up after a day.
             self._strangers.add(worker)
-            if time.time() - _age(path) > 86_400:
-                with contextlib.suppress(OSError):
-                    path.unlink()
         return taken
+
+    @staticmethod
+    def _tidy(path: Path) -> None:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STRANGERS_KEPT_S:
+                path.unlink()
 
     def _is_ours(self, worker: UUID) -> bool:
         """Marks lie side by side on a host; only our database knows our workers."""
@@ -153,11 +160,3 @@ class Rescuer:
                 redis.delete(acks)
         except RedisError as error:
             log.warning("prefetched.left", worker=str(worker), error=str(error))  # the sweep finds them
-
-
-def _age(path: Any) -> float:
-    try:
-        modified: float = path.stat().st_mtime
-    except OSError:
-        return time.time()
-    return modified

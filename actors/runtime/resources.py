@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from threading import RLock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -35,22 +36,35 @@ def redis_client(settings: Settings, *, timeout_s: float, connect_timeout_s: flo
     )
 
 
+_all: WeakSet[Resources] = WeakSet()
+
+
+def _forked() -> None:
+    for resources in list(_all):
+        resources.after_fork()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Resources:
     """Lazy, fork-safe connections of one broker; :meth:`close` gives everything back and allows a fresh start."""
 
     def __init__(self) -> None:
         self._lock = RLock()
-        self._pid = os.getpid()
         self._held: dict[str, Any] = {}
+        self._parents: list[Any] = []
+        _all.add(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: what the parent holds open is the parent's, and so is its lock, whoever held it."""
+        self._lock = RLock()
+        # Kept unused: were it collected, it would say goodbye on the parent's connections.
+        self._parents.append(self._held)
+        self._held = {name: held for name, held in self._held.items() if name == "settings"}
 
     def _get(self, name: str) -> Any:
         with self._lock:
-            if self._pid != os.getpid():
-                # Sockets of the parent: forget them without a word on the wire.
-                if "engine" in self._held:
-                    self._held["engine"].dispose(close=False)
-                self._held = {k: v for k, v in self._held.items() if k == "settings"}
-                self._pid = os.getpid()
             if name not in self._held:
                 self._held[name] = getattr(self, f"_make_{name}")()
             return self._held[name]
@@ -95,8 +109,6 @@ class Resources:
         """Close every connection; the next use opens new ones with the settings of then."""
         with self._lock:
             held, self._held = self._held, {}
-            if self._pid != os.getpid():
-                return
             for name in ("redis", "bell_redis"):
                 if name in held:
                     held[name].close()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from dramatiq import Message, get_broker
-from sqlalchemy import Text, exc, select, text, tuple_
+from sqlalchemy import Connection, Text, exc, func, select, true, tuple_
 
 from actors.runtime.messages import TRANSIENT, Offer, job_id_of, offer_of, tick_id_of
 from actors.runtime.options import stock_option_fault, take_options
@@ -19,7 +21,7 @@ from models.engine import is_psycopg, psycopg_dialect, transaction, translation
 from models.errors import DataRefused, OptionRefused, UniqueKeyBusy, UnknownTenant
 from models.json_data import MAX_ARGS_BYTES, MAX_DEPTH, encode
 from models.ledger import enqueue, free_expired_slots
-from models.rows import all_rows
+from models.rows import Row, all_rows
 from models.tables import jobs, tenants
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _ROUNDS = 5
 #: Levels of a message's options.
 OPTIONS_DEPTH = 400
 
-Execute = Callable[[Any, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
+Execute = Callable[[Any, Mapping[str, Any]], list[Row]]
 
 
 @dataclass
@@ -113,7 +115,7 @@ def _encoded(name: str, value: Any, max_depth: int = MAX_DEPTH) -> str:
         raise DataRefused(refused.reason, f"/{name}{refused.pointer}") from None
 
 
-def insert_jobs(execute: Execute, new: Sequence[NewJob]) -> tuple[list[Mapping[str, Any]], dict[UUID, UUID]]:
+def insert_jobs(execute: Execute, new: Sequence[NewJob]) -> tuple[list[Row], dict[UUID, UUID]]:
     """Insert rows; who finds its unique key taken gets the holder's id instead.
 
     Args:
@@ -126,7 +128,7 @@ def insert_jobs(execute: Execute, new: Sequence[NewJob]) -> tuple[list[Mapping[s
       UnknownTenant, UniqueKeyBusy: nothing was stored if the caller rolls back.
     """
     waiting = sorted(new, key=lambda job: (job.columns["unique_key"] or "", job.columns["id"]))
-    inserted: list[Mapping[str, Any]] = []
+    inserted: list[Row] = []
     duplicates: dict[UUID, UUID] = {}
     for _ in range(_ROUNDS):
         columns = {name: [job.columns[name] for job in waiting] for name in waiting[0].columns}
@@ -182,14 +184,14 @@ def store(broker: CallboardBroker, new: Sequence[NewJob], session: Any) -> dict[
     if (orm_session := _orm_session(session)) is not None:
         from actors.runtime.session_bell import after_commit
 
-        session = orm_session
-        inserted, duplicates = insert_jobs(_in_session(broker, session, new), new)
-        after_commit(session, lambda: ring(broker, new, inserted))
+        connection = orm_session.connection()
+        inserted, duplicates = _on_the_callers(broker, _Caller(connection), new)
+        after_commit(orm_session, connection, lambda: ring(broker, new, inserted))
         return duplicates
     if is_psycopg(session):
-        return insert_jobs(_on_psycopg(broker, session), new)[1]
+        return _on_the_callers(broker, _PsycopgCaller(session), new)[1]
     if hasattr(session, "sync_session"):
-        raise TypeError("an AsyncSession cannot be used here yet; use its sync_session inside run_sync")
+        raise TypeError("an AsyncSession cannot be used here yet as a session; use its sync_session inside run_sync")
     raise TypeError(f"session must be a SQLAlchemy Session or a psycopg connection, not {type(session).__name__}")
 
 
@@ -215,12 +217,15 @@ def ring(broker: CallboardBroker, new: Iterable[NewJob], inserted: Iterable[Mapp
     for job in new:
         stored = rows.get(job.columns["id"])
         if stored is not None and stored["dispatch"]:
-            offers.append(offer_of({**job.row, "dispatch": stored["dispatch"], "offered_at": stored["updated_at"]}))
+            # From the text that was stored: the caller may have changed its arguments since.
+            data = {name: json.loads(job.columns[name]) for name in ("args", "kwargs", "options")}
+            offer = {**job.row, **data, "dispatch": stored["dispatch"], "offered_at": stored["updated_at"]}
+            offers.append(offer_of(offer))
     broker.bell.ring(offers)
     broker.bell.announce(rows.values())
 
 
-def _on_our_own(broker: CallboardBroker, new: Sequence[NewJob]) -> tuple[list[Mapping[str, Any]], dict[UUID, UUID]]:
+def _on_our_own(broker: CallboardBroker, new: Sequence[NewJob]) -> tuple[list[Row], dict[UUID, UUID]]:
     engine = broker.resources.engine
     # One row is one statement; several are one transaction, so that a refusal stores none of them.
     engine = engine if len(new) == 1 else transaction(engine)
@@ -231,45 +236,34 @@ def _on_our_own(broker: CallboardBroker, new: Sequence[NewJob]) -> tuple[list[Ma
         raise explained(error) from error
 
 
-def explained(error: exc.DBAPIError) -> Exception:
-    """Our own error for what Postgres refused, or the error itself."""
-    state = getattr(error.orig, "sqlstate", None)
-    if state == "55P03":
-        return UniqueKeyBusy()
-    if isinstance(error, exc.DataError) or (state or "").startswith("22"):
-        return DataRefused(f"Postgres refuses the data: {str(error.orig).splitlines()[0]}")
-    if state in ("42P01", "3F000"):
-        return RuntimeError("Callboard's tables are missing: run './callboard migrate' (alembic upgrade head)")
-    return error
+class _Caller:
+    """A caller's SQLAlchemy connection, in the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def savepoint(self) -> AbstractContextManager[Any]:
+        return self._connection.begin_nested()
+
+    def execute(self, statement: Any, values: Mapping[str, Any], renames: dict[str, str]) -> list[Row]:
+        result = self._connection.execute(statement, values, execution_options={"schema_translate_map": renames})
+        return all_rows(result)
 
 
-def _in_session(broker: CallboardBroker, session: Session, new: Sequence[NewJob]) -> Execute:
-    connection = session.connection()
-    renames = {"schema_translate_map": translation(broker.resources.settings)}
-    keyed = any(job.columns["unique_key"] for job in new)
+class _PsycopgCaller:
+    """A caller's bare psycopg connection, in the caller's transaction."""
 
-    def execute(statement: Any, values: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        if not (keyed and statement is enqueue()):
-            return all_rows(connection.execute(statement, values, execution_options=renames))
-        # A key may be held by a transaction that is open elsewhere: wait for it 2 s, and leave the caller's own
-        # transaction usable and its setting as it was.
-        before = connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one()
-        try:
-            with connection.begin_nested():
-                connection.execute(text("SET LOCAL lock_timeout = '2s'"))
-                rows = all_rows(connection.execute(statement, values, execution_options=renames))
-                connection.execute(text("SELECT set_config('lock_timeout', :before, true)"), {"before": before})
-                return rows
-        except exc.DBAPIError as error:
-            raise explained(error) from error
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
 
-    return execute
+    def savepoint(self) -> AbstractContextManager[Any]:
+        if not self._connection.autocommit:
+            # Were none open, psycopg would make this a transaction of its own, and commit it.
+            self._connection.execute("SELECT 1")
+        savepoint: AbstractContextManager[Any] = self._connection.transaction()
+        return savepoint
 
-
-def _on_psycopg(broker: CallboardBroker, connection: Any) -> Execute:
-    renames = translation(broker.resources.settings)
-
-    def execute(statement: Any, values: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    def execute(self, statement: Any, values: Mapping[str, Any], renames: dict[str, str]) -> list[Row]:
         from psycopg.rows import dict_row
 
         compiled = statement.compile(
@@ -278,12 +272,51 @@ def _on_psycopg(broker: CallboardBroker, connection: Any) -> Execute:
             render_schema_translate=True,
             compile_kwargs={"render_postcompile": True},
         )
-        with connection.cursor(row_factory=dict_row) as cursor:
+        with self._connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(str(compiled), {**compiled.params, **values})
-            rows: Sequence[Mapping[str, Any]] = cursor.fetchall() if cursor.description else ()
+            rows: list[Row] = cursor.fetchall() if cursor.description else []
             return rows
 
-    return execute
+
+def _on_the_callers(
+    broker: CallboardBroker, caller: _Caller | _PsycopgCaller, new: Sequence[NewJob]
+) -> tuple[list[Row], dict[UUID, UUID]]:
+    """Insert in the caller's transaction, within a savepoint: a refusal leaves that usable and as it was.
+
+    A unique key may be held by a transaction that is open elsewhere: it is waited for 2 s, and the caller's own
+    setting is put back.
+    """
+    renames = translation(broker.resources.settings)
+    keyed = any(job.columns["unique_key"] for job in new)
+    try:
+        with caller.savepoint():
+            before = caller.execute(select(func.current_setting("lock_timeout").label("was")), {}, {}) if keyed else []
+            if keyed:
+                caller.execute(select(func.set_config("lock_timeout", "2s", true())), {}, {})
+            done = insert_jobs(lambda statement, values: caller.execute(statement, values, renames), new)
+            for row in before:
+                caller.execute(select(func.set_config("lock_timeout", row["was"], true())), {}, {})
+            return done
+    except exc.DBAPIError as error:
+        raise explained(error) from error
+    except Exception as error:
+        if hasattr(error, "sqlstate"):  # psycopg's own
+            raise explained(error) from error
+        raise
+
+
+def explained(error: Any) -> Exception:
+    """Our own error for what Postgres refused, or the error itself."""
+    original = getattr(error, "orig", error)
+    state = getattr(original, "sqlstate", None) or ""
+    if state in ("55P03", "40P01"):
+        return UniqueKeyBusy()
+    if state.startswith("22") or isinstance(error, exc.DataError):
+        return DataRefused(f"Postgres refuses the data: {str(original).splitlines()[0]}")
+    if state in ("42P01", "3F000"):
+        return RuntimeError("Callboard's tables are missing: run './callboard migrate' (alembic upgrade head)")
+    kept: Exception = error
+    return kept
 
 
 def send_many(messages: Iterable[Message[Any]], session: Any = None) -> list[Message[Any]]:

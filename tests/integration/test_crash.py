@@ -18,6 +18,7 @@ import pytest
 from dramatiq import Message
 
 from actors.runtime.broker import CallboardBroker, make_broker
+from actors.runtime.marks import marks_folder
 from models.engine import make_engine
 from tests.conftest import SECRET_KEY, clean_environment, new_database
 from tests.integration import worker_support
@@ -117,8 +118,10 @@ class Company(Ledger):
             master.wait()
 
     def close(self) -> None:
-        """The end."""
+        """The end, without the marks of those that were killed last."""
         self.dismiss()
+        for worker in self.workers():
+            (marks_folder() / f"{worker['id']}.marks").unlink(missing_ok=True)
         self.broker.close()
         self.engine.dispose()
 

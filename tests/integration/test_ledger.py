@@ -562,7 +562,13 @@ def test_a_finish_that_was_first_is_not_overwritten(book: Book) -> None:
     """River's rescuer once overwrote completed jobs; here one looks while the finish is not yet committed."""
     job, token = of_the_dead(book)
     with book.transaction() as connection:
-        ending = {"id": [job], "token": [token], "result": ["1"], "result_error": [None], "progress": [None]}
+        ending: dict[str, list[Any]] = {
+            "id": [job],
+            "token": [token],
+            "result": ["1"],
+            "result_error": [None],
+            "progress": [None],
+        }
         assert len(all_rows(connection.execute(ledger.complete(), parameters("done", **ending)))) == 1
         assert book.rescue(crashed=[token]) == []
     assert book.rescue(crashed=[token]) == []

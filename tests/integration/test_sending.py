@@ -251,7 +251,7 @@ def test_an_actors_own_priority_holds_unless_the_sender_names_one(
         ({"max_retries": 2}, {"max_retries": 7}, 8),
         ({"max_retries": 2}, {"max_attempts": 4}, 4),
         ({}, {"max_retries": 0}, 1),
-        ({}, {"max_retries": -1}, 1),
+        ({}, {"max_retries": -1}, 1),  # none would be a job that nobody may claim and nobody ends
     ],
     ids=repr,
 )
@@ -271,7 +271,7 @@ def test_a_job_types_attempts_are_the_settings(order: JobActor[..., Any], book: 
 
 
 @pytest.mark.parametrize("retries", ["many", float("nan"), 2**40, []], ids=repr)
-def test_retries_that_are_no_number_are_refused(act: Actor, book: Book, doorstep: Doorstep, retries: Any) -> None:
+def test_retries_that_cannot_be_counted_are_refused(act: Actor, book: Book, doorstep: Doorstep, retries: Any) -> None:
     with pytest.raises(CallboardError):
         act.send_with_options(max_retries=retries)
     assert book.rows() == []

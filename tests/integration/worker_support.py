@@ -23,7 +23,6 @@ import pytest
 from dramatiq import Message, Worker, get_broker, set_broker
 from sqlalchemy import Engine, Table, select, text
 
-from actors.runtime import recorder
 from actors.runtime.broker import CallboardBroker, make_broker
 from actors.runtime.keys import NAMESPACE, messages_key
 from actors.runtime.messages import Offer, job_id_of, offer_of
@@ -196,15 +195,12 @@ def stage_on(engine: Engine) -> Iterator[Stage]:
     broker = make_broker()
     set_broker(broker)
     stage = Stage(broker, engine)
-    with pytest.MonkeyPatch.context() as patch:
-        # The package's own actors are bound to the process's broker, and actors of earlier tests to theirs.
-        patch.setattr(recorder, "actors_elsewhere", lambda _: [])
-        try:
-            yield stage
-        finally:
-            stage.stop()
-            broker.close()
-            set_broker(before)
+    try:
+        yield stage
+    finally:
+        stage.stop()
+        broker.close()
+        set_broker(before)
 
 
 @pytest.fixture
