@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import Connection, MetaData, create_engine, pool, text
+from sqlalchemy import Connection, MetaData, create_engine, inspect, pool, text
 from sqlalchemy.exc import IntegrityError
 
 from models.engine import connect_args, sqlalchemy_url
@@ -12,7 +12,14 @@ from models.tables import SCHEMA, metadata
 
 
 def make_schema(connection: Connection, schema: str) -> None:
-    """Create our schema unless it is there; IF NOT EXISTS alone fails when another migration does it just now."""
+    """Create our schema unless it is there.
+
+    IF NOT EXISTS alone asks for the right to create schemas also where there is nothing to create, and fails when
+    another migration does it just now.
+    """
+    if inspect(connection).has_schema(schema):
+        connection.rollback()
+        return
     try:
         connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
         connection.commit()

@@ -53,7 +53,7 @@ def _offer(picked: Select[tuple[object]]) -> Update:
         update(jobs)
         .values(offered_at=func.now(), dispatch=jobs.c.dispatch + 1)
         .where(jobs.c.id == chosen.c.id, is_pending)
-        .returning(*MESSAGE_COLUMNS)
+        .returning(*MESSAGE_COLUMNS, jobs.c.run_at)
     )
 
 

@@ -23,7 +23,7 @@ from dramatiq.middleware import (
     TimeLimit,
 )
 from dramatiq.results import Results
-from sqlalchemy import bindparam, exc, exists, select
+from sqlalchemy import bindparam, exc, exists, or_, select
 
 from actors.runtime.bell import Bell
 from actors.runtime.consumer import BlockingConsumer, Delivery, InFlight
@@ -43,14 +43,22 @@ from actors.runtime.sending import DEFAULT_TENANT, NewJob, offers_itself, prepar
 from models import ledger
 from models.rows import all_rows
 from models.settings import Settings
-from models.tables import is_live, jobs
+from models.tables import is_pending, is_running, jobs
 
 if TYPE_CHECKING:
     from actors.runtime.liveness import Liveness
 
 log = get_logger("broker")
 
-_LIVE_IN_QUEUE = select(exists().where(jobs.c.queue == bindparam("queue"), is_live))
+#: Whether anything in a queue is live; asked in three parts, because each of these has its own index.
+_here = jobs.c.queue == bindparam("queue")
+_LIVE_IN_QUEUE = select(
+    or_(
+        exists().where(_here, is_pending, jobs.c.offered_at.is_(None)),
+        exists().where(_here, is_pending, jobs.c.offered_at.is_not(None)),
+        exists().where(_here, is_running),
+    )
+)
 
 
 def default_middleware(broker: CallboardBroker) -> list[Middleware]:

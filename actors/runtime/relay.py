@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dramatiq.errors import DecodeError
 from redis.exceptions import RedisError, ResponseError
+from sqlalchemy import Connection
 
 from actors.runtime.adoption import adopt, bury
 from actors.runtime.bell import push
@@ -17,8 +18,8 @@ from actors.runtime.keys import LIST_CAP, NAMESPACE, list_key, messages_key
 from actors.runtime.logs import get_logger
 from actors.runtime.messages import MARK, decode, offer_of
 from actors.runtime.options import without_faults
-from models.offers import offer_again, offer_due, waiting_lists
-from models.rows import all_rows
+from models.offers import offer_again, offer_due, waiting_lists, withdraw_offers
+from models.rows import Row, all_rows
 
 if TYPE_CHECKING:
     from actors.runtime.broker import CallboardBroker
@@ -76,7 +77,7 @@ class Relay:
                 while room > 0:
                     where = {"in_queue": queue, "in_band": band, "room": min(room, BATCH)}
                     rows = all_rows(connection.execute(offer_due(), where))
-                    push(self._broker.resources, map(offer_of, rows))
+                    self._push(connection, rows)
                     made += len(rows)
                     room -= BATCH
                     if len(rows) < BATCH:
@@ -93,10 +94,16 @@ class Relay:
                 where = {"in_queue": queue, "in_band": band, "room": BATCH, "silence_s": silence_s, "before": before}
                 rows = all_rows(connection.execute(offer_again(), where))
                 if rows:
-                    push(self._broker.resources, map(offer_of, rows))
+                    self._push(connection, rows)
                     log.info("jobs.offered_again", queue=queue, jobs=len(rows), empty=head is None)
                     made += len(rows)
         return made
+
+    def _push(self, connection: Connection, rows: list[Row]) -> None:
+        """Push in order of time; what finds no room is as if it had not been offered."""
+        refused = push(self._broker.resources, map(offer_of, sorted(rows, key=lambda row: row["run_at"])))
+        if refused:
+            connection.execute(withdraw_offers(), {"ids": refused})
 
     def _head_offered(self, queue: str, band: int) -> datetime | None:
         """When the head of a list was offered; None: the list is empty. A head that nobody can read is dropped."""
@@ -106,11 +113,10 @@ class Relay:
             data = redis.hget(messages_key(queue), head)
             if data is not None:
                 try:
-                    mark = json.loads(data)["options"].get(MARK)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    mark = None
-                offered_ms = mark["offered_ms"] if mark else 0
-                return datetime.fromtimestamp(offered_ms / 1000, UTC)
+                    offered_ms = json.loads(data)["options"][MARK]["offered_ms"]
+                    return datetime.fromtimestamp(offered_ms / 1000, UTC)
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
+                    return datetime.fromtimestamp(0, UTC)  # a stock message, or one that the consumer will isolate
             # An id without a message: nothing can come of it.
             redis.lrem(key, 1, head)
         return None
