@@ -131,7 +131,11 @@ class Running:
         """Whether it has written up.json; its early end is an error at once."""
         if (code := self.process.poll()) is not None:
             raise RuntimeError(f"up ended with {code}:\n{self.said()}")
-        return (self.clone.folder / ".callboard" / "up.json").exists()
+        try:
+            # Its own: what was killed has left its file, for a moment.
+            return self.process.pid in self.clone.up_json["pids"]["up"]
+        except (FileNotFoundError, KeyError):
+            return False
 
     def said(self) -> str:
         """All that it printed."""
