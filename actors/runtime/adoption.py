@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dramatiq import Message
+from sqlalchemy import exc
 
-from actors.runtime.errors import CallboardError
+from actors.runtime.errors import CallboardError, UniqueKeyBusy
 from actors.runtime.keys import BURY, acks_key, dead_letter_keys, messages_key
 from actors.runtime.logs import get_logger
 from actors.runtime.sending import DEFAULT_TENANT, prepare, store
@@ -32,10 +33,12 @@ def adopt(broker: CallboardBroker, message: Message[Any], identifier: str, data:
       DBAPIError, RedisError: nothing was decided.
     """
     eta = message.options.get("eta")
-    delay = max(0.0, eta - time.time() * 1000) if isinstance(eta, (int, float)) else None
     try:
+        delay = max(0.0, eta - time.time() * 1000) if isinstance(eta, (int, float)) else None
         store(broker, [prepare(broker, message, delay, offer=False, tenant_id=DEFAULT_TENANT, checked=False)], None)
-    except (CallboardError, TypeError, ValueError) as error:
+    except UniqueKeyBusy as error:
+        raise exc.OperationalError("adoption", {}, error) from error  # a lock that passes: nothing was decided
+    except (CallboardError, TypeError, ValueError, OverflowError) as error:
         bury(broker, message.queue_name, identifier, data, str(error))
 
 

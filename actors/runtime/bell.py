@@ -10,11 +10,12 @@ import atexit
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from threading import Condition, Thread
 from typing import Any
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from actors.runtime import feed
@@ -30,6 +31,8 @@ log = get_logger("bell")
 BACKLOG = 20_000
 #: Messages per script call.
 CHUNK = 500
+#: Bytes of messages per script call.
+CHUNK_BYTES = 256 * 1024
 #: Seconds without a push after one failed.
 PAUSE_S = 1.0
 #: Seconds that an ending process waits for its last pushes.
@@ -122,18 +125,33 @@ class Bell:
                 connection.execute(withdraw_offers(), {"ids": refused})
 
 
-def push(resources: Resources, offers: Iterable[Offer]) -> list[str]:
+def _chunks(offers: Iterable[Offer]) -> Iterator[list[Offer]]:
+    """Parts that one call can carry in time: so many messages or bytes, a single one whatever its size."""
+    chunk: list[Offer] = []
+    size = 0
+    for offer in offers:
+        if chunk and (len(chunk) >= CHUNK or size + len(offer.data) > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(offer)
+        size += len(offer.data)
+    if chunk:
+        yield chunk
+
+
+def push(resources: Resources, offers: Iterable[Offer], *, client: Redis | None = None) -> list[str]:
     """Push messages under their deterministic ids; an id that is already there is left alone.
+
+    Args:
+      client: the bell's own, whose patience is short, unless another is given.
 
     Returns: the job ids of those for which there was no room. Raises RedisError.
     """
     refused: list[str] = []
-    script = resources.bell_redis.register_script(PUSH)
+    script = (client or resources.bell_redis).register_script(PUSH)
     in_lists = sorted(offers, key=lambda offer: (offer.queue, offer.band))
     for (queue, band), group in groupby(in_lists, key=lambda offer: (offer.queue, offer.band)):
-        waiting = list(group)
-        for start in range(0, len(waiting), CHUNK):
-            chunk = waiting[start : start + CHUNK]
+        for chunk in _chunks(group):
             arguments: list[Any] = [LIST_CAP]
             for offer in chunk:
                 arguments += (offer.redis_id, offer.data)

@@ -17,6 +17,7 @@ from dramatiq.middleware import (
     AgeLimit,
     Callbacks,
     CurrentMessage,
+    Interrupt,
     Middleware,
     Pipelines,
     ShutdownNotifications,
@@ -243,8 +244,18 @@ class CallboardBroker(RedisBroker):
         if signal != "process_message":
             super().emit_after(signal, *args, **kwargs)
             return
-        with self._holding(args[0]):
-            super().emit_after(signal, *args, **kwargs)
+        while True:
+            try:
+                with self._holding(args[0]):
+                    super().emit_after(signal, *args, **kwargs)
+                return
+            except Interrupt:
+                # A time limit that fires among the hooks of a success makes Dramatiq run them again, as those of a
+                # failure; among those of a failure nobody would, and the job would stay RUNNING.
+                if "exception" not in kwargs:
+                    raise
+                if isinstance(args[0], Delivery) and args[0].attempt is not None:
+                    args[0].options["retries"] = args[0].attempt.number - 1
 
     @contextmanager
     def _holding(self, message: Any) -> Iterator[None]:

@@ -35,6 +35,7 @@ HELD_TRIES = 20
 #: Why a claim matched nothing; ``claimable``: only a lock or our own sign-in stood in the way.
 _REASON = select(
     jobs.c.status,
+    jobs.c.attempt_token,
     (
         is_pending
         & (jobs.c.run_at <= func.now())
@@ -75,6 +76,8 @@ def claim(broker: CallboardBroker, message: Delivery) -> Attempt | None:
                 adopt(broker, message._message, message.redis_id, message.data)
                 if _reason(broker, job_id) is None:
                     return None  # isolated, and said so
+            elif reason["status"] == "RUNNING" and reason["attempt_token"] == token:
+                pass  # our own claim, whose answer got lost while it was still being committed
             elif not reason["claimable"]:
                 log.debug("message.dropped", job_id=str(job_id), reason=reason["status"])
                 return None

@@ -37,7 +37,7 @@ ACKS_AT_ONCE = 1_000
 class Delivery(MessageProxy):
     """A fetched message and what this process knows of it."""
 
-    def __init__(self, message: Message[Any], redis_id: str, data: bytes, band: int = 0) -> None:
+    def __init__(self, message: Message[Any], redis_id: str, data: bytes) -> None:
         mark = message.options.pop(MARK, None)
         #: Ours: it has a row, or had one.
         self.marked = isinstance(mark, dict)
@@ -46,7 +46,8 @@ class Delivery(MessageProxy):
         super().__init__(message)
         self.redis_id = redis_id
         self.data = data
-        self.band = band
+        #: The list that it came from: where it goes back to.
+        self.band = mark.get("band", 0) if isinstance(mark, dict) and mark.get("band") in (-1, 0, 1) else 0
         self.attempt: Attempt | None = None
         #: Neither claimed nor refused: Redis must keep it.
         self.unsettled = False
@@ -141,9 +142,14 @@ class BlockingConsumer(Consumer):
                 self._receive(identifier.decode(), data)
             except (DecodeError, UnicodeDecodeError):
                 bury(self._broker, self._queue, identifier, data, "cannot be decoded")
+            except exc.DBAPIError as error:
+                # Not adopted now: back with it, and on with the others of this fetch.
+                log.warning("adoption.waits", redis_id=str(identifier), error=str(error.orig))
+                self._redis.register_script(REQUEUE)(keys=[*keys[:2], list_key(self._queue, 0)], args=[identifier])
 
     def _receive(self, name: str, data: bytes) -> None:
-        delivery = Delivery(decode(data), name, data)
+        # The list decides which queue this is: Dramatiq answers to the queue that the message names.
+        delivery = Delivery(dataclasses.replace(decode(data), queue_name=self._queue), name, data)
         if "eta" in delivery.options:
             # A stock producer's delay: in Dramatiq's hands it would sit in this process's memory until then.
             adopt(self._broker, delivery._message, name, data)

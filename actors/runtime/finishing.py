@@ -32,6 +32,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 #: Seconds that a process which was asked to stop goes on trying; then the rescuer has the job.
 LAST_WORDS_S = 20.0
 
+#: The last progress and log lines of an attempt, as JSON texts; None for nothing new.
+Report = tuple[str | None, str | None]
+
 
 def finish(broker: CallboardBroker, attempt: Attempt, outcome: Outcome) -> bool:
     """End an attempt in the ledger, together with what its hooks sent.
@@ -39,10 +42,11 @@ def finish(broker: CallboardBroker, attempt: Attempt, outcome: Outcome) -> bool:
     Returns: whether the ledger has this outcome; False when the attempt was fenced off or the process had to go.
     """
     children = _children(broker, attempt) if not isinstance(outcome, GiveBack) else []
+    report = attempt.take_report()
     pause, gave_up_at = FIRST_PAUSE_S, None
     while True:
         try:
-            return _finish_once(broker, attempt, outcome, children)
+            return _finish_once(broker, attempt, outcome, children, report)
         except Interrupt:
             # A time limit or shutdown that fired between the actor's end and this line: the verb is idempotent.
             continue
@@ -70,12 +74,14 @@ def finish(broker: CallboardBroker, attempt: Attempt, outcome: Outcome) -> bool:
             outcome, children = (outcome if children else _minimal(outcome)), []
 
 
-def _finish_once(broker: CallboardBroker, attempt: Attempt, outcome: Outcome, children: list[NewJob]) -> bool:
+def _finish_once(
+    broker: CallboardBroker, attempt: Attempt, outcome: Outcome, children: list[NewJob], report: Report
+) -> bool:
     engine = broker.resources.engine
-    engine = transaction(engine) if children else engine
+    engine = transaction(engine) if children or report[1] is not None else engine
     inserted: list[Row] = []
     with engine.begin() as connection:
-        ended = _write(connection, attempt, outcome)
+        ended = _write(connection, attempt, outcome, report)
         if ended and children:
             inserted, _ = insert_jobs(lambda sql, values: all_rows(connection.execute(sql, values)), children)
         if not ended:
@@ -88,9 +94,9 @@ def _finish_once(broker: CallboardBroker, attempt: Attempt, outcome: Outcome, ch
     return True
 
 
-def _write(connection: Connection, attempt: Attempt, outcome: Outcome) -> Sequence[Mapping[str, Any]]:
+def _write(connection: Connection, attempt: Attempt, outcome: Outcome, report: Report) -> Sequence[Mapping[str, Any]]:
     ids, tokens = [attempt.id], [attempt.token]
-    progress, lines = attempt.take_report()
+    progress, lines = report
     if lines is not None:
         last = {"job_id": attempt.id, "token": attempt.token, "new_progress": None, "new_lines": lines}
         connection.execute(ledger.report_progress(), last)
@@ -127,7 +133,7 @@ def _children(broker: CallboardBroker, attempt: Attempt) -> list[NewJob]:
     for message, delay in attempt.held:
         try:
             children.append(prepare(broker, message, delay, offer=True, tenant_id=attempt.tenant_id))
-        except CallboardError as error:
+        except Exception as error:  # noqa: BLE001 - a payload model's own validator may raise anything
             log.error("child.refused", job_id=str(attempt.id), actor=message.actor_name, error=str(error))
     return children
 

@@ -31,6 +31,8 @@ log = get_logger("liveness")
 BEAT_S = 2.0
 #: Seconds between two looks at the running attempts: how fast a cancel is heard.
 LOOK_S = 0.5
+#: Exit code of a quarantine child that a job has got stuck in.
+STUCK = 70
 #: Seconds that one statement of this thread may take.
 STATEMENT_TIMEOUT_MS = "5000"
 
@@ -52,6 +54,8 @@ class Liveness:
         self._ended = Event()
         self._signed_in = Event()
         self._locked_row: int | None = None
+        #: When the lock had to be taken again (monotonic seconds): what made it fall may have made everybody's fall.
+        self.retaken_at: float | None = None
         self.worker_id: UUID = new_id()
         self.marks = Marks(self.worker_id, threads + 4)
         self._thread = Thread(target=self._run, name="callboard-liveness", daemon=True)
@@ -147,6 +151,7 @@ class Liveness:
         taken: Any = connection.execute(liveness.take_lock(), self._lock_key()).scalar_one()
         alive = connection.execute(liveness.beat(), {"worker": self.worker_id}).one_or_none()
         if taken and alive is not None:
+            self.retaken_at = time.monotonic()
             log.info("worker.lock_taken_again", worker=str(self.worker_id))
             return True
         if alive is not None:
@@ -200,8 +205,7 @@ class Liveness:
         """Hear of cancels and lost leases; write progress that has waited."""
         assert self._connection is not None
         attempts = self.running()
-        if not attempts:
-            return
+        # Also when nothing runs: it is how a cut connection is noticed soon.
         rows = self._connection.execute(liveness.running_of(), {"worker": self.worker_id}).all()
         stored = {row.attempt_token: row.cancel_requested for row in rows}
         for attempt in attempts:
@@ -223,6 +227,8 @@ class Liveness:
         if attempt.overdue and not self._stopping.is_set():
             log.error("worker.lost_a_thread", worker=str(self.worker_id), job_id=str(attempt.id))
             self._stopping.set()
+            if self._kind == "quarantine":
+                os._exit(STUCK)  # it is the main thread, so no handler would run; the attempt is not its own any more
             # Nothing interrupts that thread: drain, and be replaced.
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -131,14 +131,21 @@ class Maintenance:
             try:
                 if any(duty.leader_only for duty in ready) and now >= leading_until:
                     leading_until = now + 1.0 if self.is_leader() else 0.0
-                for duty in ready:
-                    if leading_until or not duty.leader_only:
-                        duty.run_once()
-            except exc.DBAPIError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next round tries again
+                self._failed("leader lease", error)
                 leading_until = 0.0
-                log.warning("maintenance.waits", duty=[d.name for d in ready], error=str(error.orig).splitlines()[0])
-                self._stop.wait(0.5)
-            except Exception:
-                leading_until = 0.0
-                log.exception("maintenance.failed", duty=[d.name for d in ready])
-                self._stop.wait(0.5)
+            # One at a time: what fails must not keep the others from their work.
+            for duty in ready:
+                if not leading_until and duty.leader_only:
+                    continue
+                try:
+                    duty.run_once()
+                except Exception as error:  # noqa: BLE001
+                    self._failed(duty.name, error)
+
+    def _failed(self, duty: str, error: Exception) -> None:
+        if isinstance(error, exc.DBAPIError):
+            log.warning("maintenance.waits", duty=duty, error=str(error.orig).splitlines()[0])
+        else:
+            log.error("maintenance.failed", duty=duty, exc_info=error)
+        self._stop.wait(0.5)

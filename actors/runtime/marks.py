@@ -74,7 +74,9 @@ class Marks:
         self._file = self.path.open("w+b")
         # Locked while still empty: a sibling takes an unlocked file with content for a dead process.
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._file.truncate(slots * SLOT)
+        # Written out, not a hole: a full file system says so here, and not by SIGBUS when the first job starts.
+        self._file.write(bytes(slots * SLOT))
+        self._file.flush()
         self._memory = _own[self.path] = mmap.mmap(self._file.fileno(), slots * SLOT)
         self._free = list(range(slots))
         self._lock = Lock()

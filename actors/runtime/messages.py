@@ -96,6 +96,7 @@ def offer_of(row: Mapping[str, Any]) -> Offer:
             MARK: {
                 "dispatch": row["dispatch"],
                 "offered_ms": int(offered.timestamp() * 1000) if offered else 0,
+                "band": band_of(row["priority"]),
             },
         },
         message_id=str(row["id"]),

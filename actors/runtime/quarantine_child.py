@@ -128,8 +128,17 @@ def main(modules: list[str]) -> int:
             pass
         keep.clear()
 
+    def told_to_stop() -> None:
+        # At once, not after the current job: whoever loses patience with that then ends a process that was asked to.
+        stop.wait()
+        broker.stopping.set()
+        if broker.liveness is not None:
+            broker.liveness.announce_stop()
+
+    broker = our_broker()
     Thread(target=parent_is_gone, name="callboard-parent", daemon=True).start()
-    run(our_broker(), stop, keep=keep)
+    Thread(target=told_to_stop, name="callboard-stop", daemon=True).start()
+    run(broker, stop, keep=keep)
     return 0
 
 

@@ -95,6 +95,8 @@ class Recorder(Middleware):
                 queues=sorted(queues),
                 kind="quarantine" if ours.quarantine else "worker",
             )
+            # Before any consumer fetches: what it fetches is noted under this name.
+            ours.broker_id = str(liveness.worker_id)
             self._start(liveness)
         except Exception as error:
             raise MiddlewareError(f"the worker cannot start: {error}") from error

@@ -101,7 +101,9 @@ class Relay:
 
     def _push(self, connection: Connection, rows: list[Row]) -> None:
         """Push in order of time; what finds no room is as if it had not been offered."""
-        refused = push(self._broker.resources, map(offer_of, sorted(rows, key=lambda row: row["run_at"])))
+        offers = map(offer_of, sorted(rows, key=lambda row: row["run_at"]))
+        # With more patience than the bell: nobody waits for this, and messages may be large.
+        refused = push(self._broker.resources, offers, client=self._broker.resources.redis)
         if refused:
             connection.execute(withdraw_offers(), {"ids": refused})
 

@@ -34,6 +34,8 @@ log = get_logger("rescuer")
 #: Seconds that a worker's lock must be seen free before it is dead, when its own host has not spoken: long enough
 #: to take the lock again after a cut connection, short enough for a lost host (keepalives take up to 12 s more).
 GRACE_S = 3.0
+#: Seconds after Postgres was away in which nobody is overdue: what ended meanwhile is about to be written.
+AFTERMATH_S = 30.0
 #: Seconds that the marks of another database's dead worker are left for those who know it.
 STRANGERS_KEPT_S = 86_400
 NOTHING = Testimony([], [])
@@ -54,7 +56,8 @@ class Rescuer:
             for worker in self._presumed_dead(connection):
                 taken += self._bury(worker, "lost", NOTHING)
             taken += self._take_back(connection, NOTHING, [])
-            taken += self._take_back(connection, NOTHING, [], overdue=True)
+            if not self._all_fell(AFTERMATH_S):
+                taken += self._take_back(connection, NOTHING, [], overdue=True)
         return taken
 
     def report_local_deaths(self) -> int:
@@ -99,13 +102,21 @@ class Rescuer:
                 if row["silent_s"] > settings.lease_s:
                     dead.append(row["id"])
                 continue
-            if row["restarted"] and row["server_up_s"] < settings.lease_s:
-                continue  # Postgres came back a moment ago: every lock fell, the workers did not
+            back = (row["restarted"] and row["server_up_s"] < settings.lease_s) or self._all_fell(settings.lease_s)
+            if back and row["silent_s"] <= settings.lease_s:
+                # Postgres came back a moment ago, or another took its place: every lock fell, the workers did not.
+                continue
             since = free[row["id"]] = self._free_since.get(row["id"], now)
             if now - since >= GRACE_S:
                 dead.append(row["id"])
         self._free_since = free
         return dead
+
+    def _all_fell(self, lease_s: float) -> bool:
+        """Whether our own lock had to be taken again lately, as everybody's after a fail-over."""
+        liveness_ = self._broker.liveness
+        retaken_at = liveness_.retaken_at if liveness_ is not None else None
+        return retaken_at is not None and time.monotonic() - retaken_at < lease_s
 
     def _bury(self, worker: UUID, cause: str, testimony: Testimony) -> int:
         """Declare dead and take back, in one transaction: nobody sees the one without the other."""
@@ -145,8 +156,11 @@ class Rescuer:
         """What the dead worker had fetched and not claimed is offered again; a stock message goes back as it is."""
         redis: Any = self._broker.resources.redis
         try:
-            for queue in sorted(self._broker.get_declared_queues()):
-                acks = acks_key(worker, queue)
+            # By its keys, not by our own queues: it may have consumed others.
+            prefix = acks_key(worker, "")
+            for key in list(redis.scan_iter(match=f"{prefix}*", count=1000)):
+                acks = key.decode()
+                queue = acks.removeprefix(prefix)
                 fetched = [identifier.decode() for identifier in redis.smembers(acks)]
                 jobs = [str(job) for job in map(job_of, fetched) if job is not None]
                 if jobs:

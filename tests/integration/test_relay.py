@@ -75,7 +75,8 @@ def test_what_is_due_is_offered_within_one_pass(bells: Relay, book: Book, redis:
     assert (row["dispatch"], row["status"], row["version"]) == (1, "PENDING", 1)
     assert (message["message_id"], message["args"], message["kwargs"]) == (str(job), [1, "é"], {"a": 1e22})
     assert message["options"]["max_retries"] == 2
-    assert message["options"][MARK] == {"dispatch": 1, "offered_ms": int(row["offered_at"].timestamp() * 1000)}
+    offered_ms = int(row["offered_at"].timestamp() * 1000)
+    assert message["options"][MARK] == {"dispatch": 1, "offered_ms": offered_ms, "band": 0}
     assert bells.run_once() == 0
 
 
@@ -462,7 +463,7 @@ def test_a_push_that_fails_is_repeated(
 ) -> None:
     from redis.exceptions import TimeoutError as RedisTimeout
 
-    def fails(*_: Any) -> list[str]:
+    def fails(*_: Any, **__: Any) -> list[str]:
         raise RedisTimeout("no answer")
 
     job, mine = book.job(), Relay(broker)

@@ -107,7 +107,7 @@ def test_an_offer_rebuilds_the_message_and_marks_it() -> None:
     assert message.options == {
         "max_retries": 3,
         "redis_message_id": f"{ID}.7",
-        MARK: {"dispatch": 7, "offered_ms": int(OFFERED.timestamp() * 1000)},
+        MARK: {"dispatch": 7, "offered_ms": int(OFFERED.timestamp() * 1000), "band": 0},
     }
 
 
