@@ -66,6 +66,9 @@ def finish(broker: CallboardBroker, attempt: Attempt, outcome: Outcome) -> bool:
             log.warning("job.finish_waits", job_id=str(attempt.id), error=str(error.orig))
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+        except exc.TimeoutError:
+            # Every connection of the pool is taken: nothing is wrong with what is to be written.
+            log.warning("job.finish_waits", job_id=str(attempt.id), error="no connection free")
         except Exception:
             # Nothing is known to raise here; were it to, the row must not stay RUNNING for that.
             log.exception("job.finish_failed", job_id=str(attempt.id))

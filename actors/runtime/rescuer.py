@@ -55,9 +55,9 @@ class Rescuer:
         with self._broker.resources.engine.connect() as connection:
             for worker in self._presumed_dead(connection):
                 taken += self._bury(worker, "lost", NOTHING)
-            taken += self._take_back(connection, NOTHING, [])
+            taken += self._take_back(connection)
             if not self._all_fell(AFTERMATH_S):
-                taken += self._take_back(connection, NOTHING, [], overdue=True)
+                taken += self._take_back(connection, overdue=True)
         return taken
 
     def report_local_deaths(self) -> int:
@@ -142,11 +142,9 @@ class Rescuer:
         result = connection.execute(ledger.rescue(**how), {"crashed": crashed, "unstarted": unstarted})
         return all_rows(result)
 
-    def _take_back(
-        self, connection: Connection, testimony: Testimony, unstarted: list[str], *, overdue: bool = False
-    ) -> int:
+    def _take_back(self, connection: Connection, *, overdue: bool = False) -> int:
         """The rest: claims that raced with a declaration of death, rows that were held, deadlines."""
-        rows = self._rescue(connection, testimony.started, unstarted, overdue=overdue)
+        rows = self._rescue(connection, [], [], overdue=overdue)
         for row in rows:
             log.warning("job.taken_back", job_id=str(row["id"]), overdue=overdue, status=row["status"])
         self._broker.bell.announce(rows)
