@@ -9,7 +9,8 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from models.tables import SCHEMA, metadata
+from models.discovery import all_tables
+from models.tables import SCHEMA
 
 
 def views_schema(schema: str) -> str:
@@ -28,6 +29,6 @@ def publish(url: str, schema: str = SCHEMA) -> None:
     views = sql.Identifier(views_schema(schema))
     with psycopg.connect(url) as connection:
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(views))
-        for table in metadata.sorted_tables:
+        for table in all_tables().sorted_tables:
             view, source = sql.Identifier(views_schema(schema), table.name), sql.Identifier(schema, table.name)
             connection.execute(sql.SQL("CREATE OR REPLACE VIEW {} AS TABLE {}").format(view, source))

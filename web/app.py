@@ -19,6 +19,7 @@ from actors.runtime.logs import get_logger
 from models.engine import make_async_engine
 from models.settings import Settings, SettingsError, get_settings
 from web.auth import Keyring
+from web.domain import domains
 from web.feed import BLOCK_MS, Repair, StreamReader
 from web.headers import DefaultHeaders
 from web.hub import Hub
@@ -58,7 +59,7 @@ def create_app() -> Starlette:
 
     return Starlette(
         routes=routes(),
-        middleware=[Middleware(DefaultHeaders), *_cors(settings), Middleware(BodyLimit)],
+        middleware=[Middleware(DefaultHeaders), *_cors(settings), Middleware(BodyLimit, larger=_larger_bodies())],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
@@ -93,6 +94,10 @@ async def _running(settings: Settings, secret_key: str) -> AsyncIterator[Service
         await engine.dispose()
 
 
+def _larger_bodies() -> dict[str, int]:
+    return {path: size for domain in domains() for path, size in domain.body_limits.items()}
+
+
 def _died(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("feed.task_died", exc_info=error)
@@ -115,8 +120,15 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"),
+            allow_methods=("GET", "POST", "PUT", "DELETE"),
+            allow_headers=(
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "If-None-Match",
+                "Last-Event-ID",
+                "Prefer",
+            ),
             expose_headers=("Location", "ETag", "Link", "Retry-After"),
             allow_credentials=False,
         )

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from actors.runtime.job_type import JobType, job_types
 from models.state import Status
+from web.domain import domains
 from web.job_list import DEFAULT_LIMIT, MAX_LIMIT
 from web.job_type_list import description
 from web.schemas import SCHEMAS
@@ -51,12 +52,16 @@ def document(kinds: list[JobType], server: str) -> dict[str, Any]:
         sends.append(_ref(f"Send.{component_name(kind.name)}"))
     # "not" anything: with no job types there is nothing that could be sent.
     schemas["Send"] = {"oneOf": sends} if sends else {"not": {}}
+    paths = _paths()
+    for domain in domains():
+        schemas |= domain.schemas
+        paths |= domain.paths
     return {
         "openapi": "3.1.0",
         "info": {"title": "Callboard", "version": _VERSION, "description": "Durable jobs, watched live."},
         "servers": [{"url": server}],
         "security": [{"key": []}, {"session": []}],
-        "paths": _paths(),
+        "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {

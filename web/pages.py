@@ -17,12 +17,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from web.auth import SAFE_METHODS, Caller, identify, require
+from web.domain import domains
 from web.problems import problem_of
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 #: Characters of pretty-printed JSON that a page shows; the whole is one click away in the API.
 PRETTY_LIMIT = 20_000
+
+#: (path, name) of the pages that every signed-in person finds in the head of each; domains add theirs.
+NAVIGATION = (("/", "Board"), ("/send", "Send"))
 
 #: Only our own files, nothing inline, nobody frames us, forms and fetches stay at home.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -143,7 +147,13 @@ def render(
       context: what the template shows; a ``viewer`` (:class:`web.auth.Caller`) makes it a signed-in page.
       status_code: HTTP status.
     """
-    values = {"viewer": None, "now": datetime.now(UTC), "path": request.url.path, **(context or {})}
+    values = {
+        "viewer": None,
+        "now": datetime.now(UTC),
+        "path": request.url.path,
+        "navigation": [*NAVIGATION, *(link for domain in domains() for link in domain.pages)],
+        **(context or {}),
+    }
     body = _templates.get_template(template).render(values)
     return HTMLResponse(body, status_code=status_code, headers=PAGE_HEADERS)
 

@@ -6,6 +6,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Route
 
 from web import board
+from web.domain import domains
 from web.events import get_events, get_job_events
 from web.health import get_healthz, get_readyz
 from web.job_list import get_jobs
@@ -47,5 +48,6 @@ def routes() -> list[BaseRoute]:
         Route("/readyz", get_readyz),
         Route("/sign-in", SignIn),
         Route("/sign-out", post_sign_out, methods=["POST"]),
+        *(route for domain in domains() for route in domain.routes),
         *board.routes,
     ]

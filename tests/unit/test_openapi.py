@@ -17,6 +17,10 @@ from web.openapi import document, hoisted
 from web.routes import routes
 
 
+#: Members of a path item that are operations.
+METHODS = ("get", "post", "put", "delete")
+
+
 @pytest.fixture
 def api() -> dict[str, Any]:
     return document(list(job_types().values()), "http://localhost:8000")
@@ -58,7 +62,10 @@ def test_it_names_every_route_of_the_api_and_no_other(api: dict[str, Any]) -> No
         if method != "HEAD"
     }
     described = {
-        (path, method.upper()) for path, item in api["paths"].items() for method in item if method in ("get", "post")
+        (path, method.upper())
+        for path, item in api["paths"].items()
+        for method in item
+        if method in ("get", "post", "put", "delete")
     }
     assert served == described
 
