@@ -16,7 +16,6 @@ from actors.runtime.job_type import job_types
 from web.openapi import document, hoisted
 from web.routes import routes
 
-
 #: Members of a path item that are operations.
 METHODS = ("get", "post", "put", "delete")
 
