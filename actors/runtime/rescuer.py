@@ -72,7 +72,7 @@ class Rescuer:
             except OSError:
                 continue  # a sibling was faster
             if self._is_ours(worker):
-                taken += self._bury(worker, "crashed", testimony)
+                taken += self._bury(worker, "stopped" if testimony.asked_to_stop else "crashed", testimony)
                 with contextlib.suppress(OSError):
                     path.unlink()
                 continue
@@ -125,7 +125,7 @@ class Rescuer:
             rows: list[Any] = []
             if buried is not None:
                 unstarted: list[str] = []
-                if cause == "crashed":
+                if cause != "lost":
                     running = connection.execute(liveness.running_of(), {"worker": worker}).all()
                     told = {*testimony.started, *testimony.ended}
                     unstarted = [str(r.attempt_token) for r in running if str(r.attempt_token) not in told]
