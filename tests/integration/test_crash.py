@@ -283,7 +283,10 @@ def test_a_stop_that_reaches_master_and_worker_is_one_stop(company: Company, vic
     gate = company.path()
     job = company.send("hold", until=gate)
     wait_for(lambda: company.begun(job), PATIENCE_S)
-    os.killpg(victim.master.pid, signal.SIGTERM)
+    marks = marks_folder() / f"{victim.id}.marks"
+    os.kill(victim.pid, signal.SIGTERM)
+    wait_for(lambda: read(marks).asked_to_stop, PATIENCE_S, interval=0.001, what="the first to be heard")
+    os.kill(victim.master.pid, signal.SIGTERM)
     wait_for(lambda: company.worker(victim.id)["stopping_at"], PATIENCE_S, what="the announcement")
     Path(gate).touch()
     assert victim.master.wait(PATIENCE_S) == 0
