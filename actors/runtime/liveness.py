@@ -19,7 +19,7 @@ from actors.runtime.identifiers import new_id
 from actors.runtime.logs import get_logger
 from actors.runtime.marks import Marks, host_id, hostname
 from models import liveness
-from models.engine import make_engine
+from models.engine import make_engine, server_version, whereabouts
 from models.settings import Settings
 
 if TYPE_CHECKING:
@@ -199,6 +199,15 @@ class Liveness:
         connection.execute(liveness.sign_in(), {**values, "lock_key": self._locked_row})
         self._broker.broker_id = str(self.worker_id)
         self._signed_in.set()
+        log.info(
+            "worker.signed_in",
+            worker=str(self.worker_id),
+            kind=self._kind,
+            threads=self._threads,
+            queues=self._queues,
+            postgres=whereabouts(connection),
+            server_version=server_version(connection),
+        )
 
     def _lock_key(self) -> dict[str, int | None]:
         return {"lock_class": liveness.lock_class(self._settings.db_schema), "lock_key": self._locked_row}

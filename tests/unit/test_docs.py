@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from dev import __main__ as command_line
+from dev import jobs as jobs_group
 from dev import keys
 from dev.home import ROOT
 from models.state import TRANSITIONS
@@ -51,9 +52,9 @@ def commands() -> Iterator[str]:
     for command in command_line.app.registered_commands:
         assert command.callback is not None
         yield command.name or command.callback.__name__
-    group = typer.main.get_command(keys.app)
-    for name in group.commands:  # type: ignore[attr-defined]
-        yield f"keys {name}"
+    for prefix, app in (("keys", keys.app), ("jobs", jobs_group.app)):
+        for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+            yield f"{prefix} {name}"
 
 
 def test_the_page_of_states_is_the_state_machine() -> None:
