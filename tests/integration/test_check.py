@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,6 +28,7 @@ from tests.conftest import clean_environment, new_database
 from tests.integration import worker_support
 from tests.integration.ledger_support import Book
 from tests.integration.worker_support import Stage, a_valkey
+from tests.support import callboard
 
 stage = worker_support.stage
 
@@ -359,18 +358,8 @@ def test_a_full_list_is_no_fault_of_the_relay(scene: Scene) -> None:
 # -- the command
 
 
-def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("CALLBOARD_", "DATABASE_", "REDIS_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "dev", *arguments],
-        cwd=ROOT, env={**inherited, **variables}, capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
-
-
 def test_with_warnings_only_it_ends_with_0_and_says_everything_in_json(scene: Scene) -> None:
-    done = call("check", "--json", **scene.variables)
+    done = callboard("check", "--json", **scene.variables)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert {(finding["level"], finding["code"]) for finding in told["findings"]} == {
@@ -383,7 +372,7 @@ def test_with_warnings_only_it_ends_with_0_and_says_everything_in_json(scene: Sc
 
 def test_with_an_error_it_ends_with_1_and_each_finding_is_one_line(scene: Scene) -> None:
     redis_evicts(scene)
-    done = call("check", **scene.variables)
+    done = callboard("check", **scene.variables)
     assert done.returncode == 1
     *lines, last = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
@@ -397,7 +386,7 @@ def test_with_an_error_it_ends_with_1_and_each_finding_is_one_line(scene: Scene)
 
 def test_all_wrong_settings_are_named_at_once(scene: Scene) -> None:
     wrong = {**scene.variables, "CALLBOARD_THREADS": "many", "CALLBOARD_LEASE_S": "0", "REDIS_URL": "http://x"}
-    done = call("check", **wrong)
+    done = callboard("check", **wrong)
     assert done.returncode == 1
     settings = [line for line in done.stdout.splitlines() if line.startswith("error   settings:")]
     assert len(settings) == 3
@@ -406,6 +395,6 @@ def test_all_wrong_settings_are_named_at_once(scene: Scene) -> None:
 
 
 def test_production_without_servers_is_an_error(scene: Scene) -> None:
-    done = call("check", CALLBOARD_ENV="production")
+    done = callboard("check", CALLBOARD_ENV="production")
     assert done.returncode == 1
     assert "DATABASE_URL" in done.stdout
