@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import json
 import re
@@ -150,6 +151,19 @@ def test_what_the_image_copies_is_let_through_and_nothing_else() -> None:
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
     assert "*" in ignored
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_systemd_unit_of_the_guide_lets_jobs_end() -> None:
+    guide = (ROOT / "docs" / "how-to" / "run-in-production.md").read_text()
+    [text] = re.findall(r"^```ini\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(text)
+    service = unit["Service"]
+    command = shlex.split(service["ExecStart"])
+    assert option(command, "-p") == "1"
+    assert int(service["TimeoutStopSec"]) >= int(option(command, "--worker-shutdown-timeout")) / 1000 + SIGNING_OUT_S
+    assert (service["KillMode"], service["Restart"]) == ("mixed", "always")
 
 
 def locked(*extras: str) -> set[str]:
