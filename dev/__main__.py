@@ -57,6 +57,16 @@ def migrate() -> None:
     say("the database is up to date")
 
 
+@app.command()
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Look for what is wrong or unwise, and say what to do; exit code 1 when something is wrong."""
+    from dev.check import check as run_check
+
+    sys.exit(run_check(as_json=as_json))
+
+
 @app.command(context_settings=_PASS_THROUGH)
 def test(context: typer.Context) -> None:
     """Run all checks and tests; with arguments, pytest alone with these."""
@@ -68,9 +78,10 @@ def test(context: typer.Context) -> None:
 @cache
 def add_groups() -> None:
     """Add what most calls do not need and what is slow to import."""
-    from dev import keys
+    from dev import jobs, keys
     from dev.import_bun import import_bun
 
+    app.add_typer(jobs.app, name="jobs")
     app.add_typer(keys.app, name="keys")
     app.command()(import_bun)
 
@@ -78,7 +89,7 @@ def add_groups() -> None:
 def main() -> None:
     """Run the command; a fault is one line and exit code 1."""
     try:
-        if sys.argv[1:2] in (["keys"], ["import-bun"]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+        if sys.argv[1:2] in (["jobs"], ["keys"], ["import-bun"]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
             add_groups()
         app(prog_name="./callboard")
     except Fault as fault:

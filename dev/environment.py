@@ -79,7 +79,7 @@ def check_settings(variables: Mapping[str, str]) -> Settings:
     try:
         return load_settings(_env_file=None)
     except SettingsError as error:
-        raise Fault(str(error)) from None
+        raise Fault(str(error)) from error
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -103,6 +103,21 @@ def transaction(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="READ COMMITTED")
 
 
+def whereabouts(connection: Connection) -> str:
+    """Which server and database this is, for a log line: host:port/name, never a password."""
+    info = _driver(connection).info
+    return f"{info.host}:{info.port}/{info.dbname}"
+
+
+def server_version(connection: Connection) -> str:
+    """The version that Postgres reports of itself, such as ``18.1``."""
+    return str(_driver(connection).info.parameter_status("server_version") or "").partition(" ")[0]
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
 def is_psycopg(connection: object) -> bool:
     """Whether this is a bare, synchronous psycopg connection."""
     psycopg = sys.modules.get("psycopg")
@@ -125,7 +140,9 @@ __all__ = [
     "make_async_engine",
     "make_engine",
     "psycopg_dialect",
+    "server_version",
     "sqlalchemy_url",
     "transaction",
     "translation",
+    "whereabouts",
 ]

@@ -136,8 +136,8 @@ def declare_dead() -> Update:
 def roll_call() -> Select[tuple[object, ...]]:
     """Every worker not declared dead, with what the rescuer judges by.
 
-    Parameters: ``lock_class``. Columns: id, host_id, kind, hostname, pid, ``held`` (its lock is held), ``silent_s``
-    (seconds since its beat), ``restarted`` (Postgres itself started after that beat).
+    Parameters: ``lock_class``. Columns: id, host_id, kind, hostname, pid, queues, ``held`` (its lock is held),
+    ``silent_s`` (seconds since its beat), ``restarted`` (Postgres itself started after that beat).
     """
     return select(
         workers.c.id,
@@ -145,6 +145,7 @@ def roll_call() -> Select[tuple[object, ...]]:
         workers.c.kind,
         workers.c.hostname,
         workers.c.pid,
+        workers.c.queues,
         workers.c.stopping_at,
         _lock_is_held(workers.c.lock_key).label("held"),
         func.extract("epoch", func.clock_timestamp() - workers.c.beat_at).label("silent_s"),

@@ -20,7 +20,15 @@ _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 class SettingsError(Exception):
-    """Callboard cannot start: one or more settings are missing or wrong."""
+    """Callboard cannot start: one or more settings are missing or wrong.
+
+    Attributes:
+      faults: one line per setting.
+    """
+
+    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
+        self.faults = faults or (message,)
+        super().__init__(message)
 
 
 def _env(name: str) -> AliasChoices:
@@ -136,7 +144,7 @@ def load_settings(**overrides: Any) -> Settings:
                 lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
         where = [str(f) for f in (".env.local", ".env") if Path(f).exists()]
         source = f" (read: environment{''.join(', ' + f for f in where)})"
-        raise SettingsError("; ".join(lines) + source) from None
+        raise SettingsError("; ".join(lines) + source, tuple(lines)) from None
 
 
 @lru_cache(maxsize=1)

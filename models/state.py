@@ -55,6 +55,12 @@ def sources(verb: str) -> frozenset[Status]:
     return frozenset(t.before for t in TRANSITIONS if t.verb == verb and t.before is not None)
 
 
+def refusal(verb: str, status: str) -> str:
+    """Why a job in this status cannot be cancelled or retried by hand; ``verb`` as a person says it."""
+    allowed = sorted(sources("replay")) if verb == "retry" else [Status.PENDING, Status.RUNNING]
+    return f"The job is {status}: {verb} needs {' or '.join(allowed)}; nothing was changed."
+
+
 def targets(verb: str) -> frozenset[Status]:
     """The statuses to which ``verb`` may move a job."""
     return frozenset(t.after for t in TRANSITIONS if t.verb == verb)

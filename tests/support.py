@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
+
+from dev.home import ROOT
 
 T = TypeVar("T")
 
@@ -60,3 +64,17 @@ def scratch_folder(mode: int = 0o711) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def callboard(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``./callboard`` with these arguments and none of Callboard's variables but these."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("CALLBOARD_", "DATABASE_", "REDIS_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "dev", *arguments],
+        cwd=ROOT,
+        env={**inherited, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )

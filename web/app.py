@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from actors.runtime.logs import get_logger
+from actors.runtime.logs import get_logger, show_info
 from models.engine import make_async_engine
 from models.settings import Settings, SettingsError, get_settings
 from web.auth import Keyring
@@ -46,6 +46,7 @@ def create_app() -> Starlette:
     Raises:
       SettingsError: naming every variable that is missing or wrong.
     """
+    show_info()
     settings = get_settings()
     secret_key = _secret_key(settings)
     for module in ("actors", *settings.actors):

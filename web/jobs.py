@@ -15,7 +15,7 @@ from actors.runtime.sending import asend_many, our_broker
 from models import ledger, queries
 from models.json_data import clean_text
 from models.rows import all_rows, one_row
-from models.state import TERMINAL, Status, sources
+from models.state import TERMINAL, Status, refusal
 from web.auth import Caller, require
 from web.bodies import read_object, refused
 from web.job_json import etag, job_json, job_path
@@ -140,13 +140,8 @@ async def _change(request: Request, caller: Caller, job_id: UUID, name: str, sta
     if found is None:
         raise job_not_found(str(job_id))
     if not changed:
-        allowed = "PENDING or RUNNING" if name == "cancel" else " or ".join(sorted(sources("replay")))
-        raise Problem(
-            409,
-            f"The job is {found['status']}: {name} needs {allowed}; nothing was changed.",
-            slug="state-forbids",
-            job_status=found["status"],
-        )
+        status = found["status"]
+        raise Problem(409, refusal(name, status), slug="state-forbids", job_status=status)
     return found
 
 

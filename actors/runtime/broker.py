@@ -98,6 +98,8 @@ class CallboardBroker(RedisBroker):
         #: This process takes suspects, and only them.
         self.quarantine = False
         self.liveness: Liveness | None = None
+        #: Whether a log line has said which Redis this process talks to, since it last failed to.
+        self.redis_is_known = False
         self._hooks = local()
         # RedisBroker.__init__ would open a client now; what it sets is set here.
         Broker.__init__(self, middleware=[])

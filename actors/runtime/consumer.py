@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dramatiq import Consumer, Message
 from dramatiq.broker import MessageProxy
 from dramatiq.errors import DecodeError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import exc
 
 from actors.runtime.adoption import adopt, bury
@@ -116,9 +116,12 @@ class BlockingConsumer(Consumer):
         if room <= 0:
             return None
         try:
+            if not self._broker.redis_is_known:
+                self._introduce()
             self._fill(room)
             self._pause_s = 0.0
         except RedisError as error:
+            self._broker.redis_is_known = False
             log.warning("consumer.waits", queue=self._queue, error=str(error))
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             self._broker.stopping.wait(self._pause_s)
@@ -126,6 +129,20 @@ class BlockingConsumer(Consumer):
             log.warning("consumer.waits", queue=self._queue, error=str(error.orig))
             self._broker.stopping.wait(FIRST_PAUSE_S)
         return self._cache.popleft() if self._cache else None
+
+    def _introduce(self) -> None:
+        """Say whom we talk to, once per connection: first and after every outage."""
+        try:
+            told: Any = self._redis.info("server")
+        except ResponseError:  # some hosted servers forbid it
+            told = {}
+        self._broker.redis_is_known = True
+        address = self._redis.connection_pool.connection_kwargs
+        log.info(
+            "redis.connected",
+            redis=f"{address.get('path') or address.get('host')}:{address.get('port', '')}/{address.get('db', 0)}",
+            server_version=told.get("valkey_version") or told.get("redis_version"),
+        )
 
     def _fill(self, room: int) -> None:
         popped = self._redis.blpop(self._lists, timeout=BLOCK_S)

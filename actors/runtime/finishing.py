@@ -161,8 +161,17 @@ def _minimal(outcome: Outcome) -> Outcome:
 
 
 def _log(attempt: Attempt, row: Mapping[str, Any], outcome: Outcome) -> None:
-    fields = {"job_id": str(attempt.id), "tenant_id": attempt.tenant_id, "actor": attempt.actor}
+    fields = {
+        "job_id": str(attempt.id),
+        "tenant_id": attempt.tenant_id,
+        "actor": attempt.actor,
+        "attempt": attempt.number,
+        "max_attempts": attempt.max_attempts,
+        "status": row["status"],
+    }
     if isinstance(outcome, Fail):
-        log.warning("job.attempt_failed", **fields, attempt=attempt.number, status=row["status"], reason=outcome.error)
+        if row["status"] == Status.PENDING:  # any other status is the job's end
+            fields["retry_in_s"] = round(outcome.delay_ms / 1000, 1)
+        log.warning("job.attempt_failed", **fields, reason=outcome.error)
     else:
-        log.debug("job.ended", **fields, attempt=attempt.number, status=row["status"])
+        log.debug("job.ended", **fields)

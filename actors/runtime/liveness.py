@@ -19,7 +19,7 @@ from actors.runtime.identifiers import new_id
 from actors.runtime.logs import get_logger
 from actors.runtime.marks import Marks, host_id, hostname
 from models import liveness
-from models.engine import make_engine
+from models.engine import make_engine, server_version, whereabouts
 from models.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Liveness:
         self._stopping = Event()
         self._ended = Event()
         self._signed_in = Event()
+        self._asked_to_stop = False
         self._locked_row: int | None = None
         #: When the lock had to be taken again (monotonic seconds): what made it fall may have made everybody's fall.
         self.retaken_at: float | None = None
@@ -91,6 +92,11 @@ class Liveness:
         """The attempts that this process is in."""
         with self._lock:
             return list(self._attempts.values())
+
+    def asked_to_stop(self) -> None:
+        """A signal says so: noted where it outlives the process, since a signal handler may wait for nothing."""
+        self._asked_to_stop = True
+        self.marks.asked_to_stop()
 
     def announce_stop(self) -> None:
         """This process was asked to stop: what it leaves behind is released, not crashed."""
@@ -168,6 +174,8 @@ class Liveness:
             connection.execute(text("SELECT pg_advisory_unlock_all()"))
             old, self.worker_id = self.marks, new_id()
             self.marks = Marks(self.worker_id, self._threads + 4)
+            if self._asked_to_stop:
+                self.marks.asked_to_stop()
             old.close()
             for attempt in self.running():
                 attempt.slot = -1
@@ -191,6 +199,15 @@ class Liveness:
         connection.execute(liveness.sign_in(), {**values, "lock_key": self._locked_row})
         self._broker.broker_id = str(self.worker_id)
         self._signed_in.set()
+        log.info(
+            "worker.signed_in",
+            worker=str(self.worker_id),
+            kind=self._kind,
+            threads=self._threads,
+            queues=self._queues,
+            postgres=whereabouts(connection),
+            server_version=server_version(connection),
+        )
 
     def _lock_key(self) -> dict[str, int | None]:
         return {"lock_class": liveness.lock_class(self._settings.db_schema), "lock_key": self._locked_row}

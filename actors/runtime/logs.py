@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     import structlog
 
 
+#: As Dramatiq's command line writes lines.
+FORMAT = "[%(asctime)s] [PID %(process)d] [%(threadName)s] [%(name)s] [%(levelname)s] %(message)s"
+
+
+def show_info() -> None:
+    """Let our lines of level INFO be seen in a process whose logging nobody has set up (uvicorn sets up its own)."""
+    ours = logging.getLogger("callboard")
+    if ours.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+
+
 class _LazyLogger:
     """A logger that is built at its first line: a sender that logs nothing does not pay for importing structlog."""
 

@@ -2,7 +2,7 @@
 
 Each worker process writes one small file, mapped into memory and locked for as long as the process lives. The
 kernel keeps the bytes and drops the lock when the process dies, however it dies. Per thread there is one slot: a
-state byte, padding, and the token of the attempt.
+state byte, padding, and the token of the attempt. One slot more says that the process was asked to stop.
 
 The lock is a POSIX record lock (fcntl(2)): unlike flock(2) it is not shared with a child that an actor forks, which
 would keep its dead parent alive. In exchange it is lost when its own process opens and closes the file again, so
@@ -27,7 +27,7 @@ from uuid import UUID
 
 #: Bytes of one slot: state, 15 unused, token.
 SLOT = 32
-IDLE, STARTED, ENDED = 0, 1, 2
+IDLE, STARTED, ENDED, ASKED_TO_STOP = 0, 1, 2, 3
 _SUFFIX = ".marks"
 #: The files of this process itself.
 _own: dict[Path, mmap.mmap] = {}
@@ -63,6 +63,7 @@ class Testimony(NamedTuple):
 
     started: list[str]  # in the actor when the process died
     ended: list[str]  # the actor had returned; the ledger may not know
+    asked_to_stop: bool = False  # by a signal, whether or not it lived to tell the ledger
 
 
 class Marks:
@@ -75,10 +76,12 @@ class Marks:
         # Locked while still empty: a sibling takes an unlocked file with content for a dead process.
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Written out, not a hole: a full file system says so here, and not by SIGBUS when the first job starts.
-        self._file.write(bytes(slots * SLOT))
+        size = (slots + 1) * SLOT
+        self._file.write(bytes(size))
         self._file.flush()
-        self._memory = _own[self.path] = mmap.mmap(self._file.fileno(), slots * SLOT)
+        self._memory = _own[self.path] = mmap.mmap(self._file.fileno(), size)
         self._free = list(range(slots))
+        self._last = slots * SLOT
         self._lock = Lock()
 
     def started(self, token: UUID) -> int:
@@ -104,6 +107,11 @@ class Marks:
             self._memory[slot * SLOT] = IDLE
             with self._lock:
                 self._free.append(slot)
+
+    def asked_to_stop(self) -> None:
+        """Mark that a signal asked this process to stop; one byte, so that a signal handler may do it."""
+        with suppress(ValueError):  # closed: it has stopped
+            self._memory[self._last] = ASKED_TO_STOP
 
     def close(self) -> None:
         """End in good order: the file goes away, and with it the lock."""
@@ -152,7 +160,9 @@ def read(path: Path) -> Testimony:
     own = _own.get(path)
     data = own[:] if own is not None else path.read_bytes()
     by_state: dict[int, list[str]] = {STARTED: [], ENDED: []}
+    asked = False
     for at in range(0, len(data) - SLOT + 1, SLOT):
+        asked = asked or data[at] == ASKED_TO_STOP
         if data[at] in by_state:
             by_state[data[at]].append(str(UUID(bytes=data[at + 16 : at + SLOT])))
-    return Testimony(by_state[STARTED], by_state[ENDED])
+    return Testimony(by_state[STARTED], by_state[ENDED], asked)

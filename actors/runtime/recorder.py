@@ -25,6 +25,7 @@ from actors.runtime.finishing import finish
 from actors.runtime.logs import get_logger
 from actors.runtime.outcomes import decide, failure
 from actors.runtime.passing import is_passing
+from actors.runtime.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from actors.runtime.broker import CallboardBroker
@@ -66,6 +67,8 @@ class Recorder(Middleware):
         """In the command line's worker process: import all of CALLBOARD_ACTORS, and do not outlive the master."""
         for module in self._broker.settings.actors:
             importlib.import_module(module)
+        if not self._broker.quarantine:
+            StopSignals(self._asked_to_stop).install()
         if sys.platform == "linux" and not self._broker.quarantine:
             # (A quarantine child is told by its standard input instead, and may end its job.)
             # An orphan can neither log nor be told to stop, and nobody would replace it.
@@ -73,6 +76,10 @@ class Recorder(Middleware):
             ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+    def _asked_to_stop(self) -> None:
+        if self._broker.liveness is not None:
+            self._broker.liveness.asked_to_stop()
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Sign in. A database without our tables, or actors bound elsewhere, stop the worker here."""

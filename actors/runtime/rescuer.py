@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -39,6 +40,19 @@ AFTERMATH_S = 30.0
 #: Seconds that the marks of another database's dead worker are left for those who know it.
 STRANGERS_KEPT_S = 86_400
 NOTHING = Testimony([], [])
+
+
+def _log_taken_back(rows: Iterable[Any]) -> None:
+    for row in rows:
+        log.warning(
+            "job.taken_back",
+            job_id=str(row["id"]),
+            tenant_id=row["tenant_id"],
+            actor=row["actor"],
+            attempts=row["attempts"],
+            status=row["status"],
+            reason=row["error"],
+        )
 
 
 class Rescuer:
@@ -72,7 +86,7 @@ class Rescuer:
             except OSError:
                 continue  # a sibling was faster
             if self._is_ours(worker):
-                taken += self._bury(worker, "crashed", testimony)
+                taken += self._bury(worker, "stopped" if testimony.asked_to_stop else "crashed", testimony)
                 with contextlib.suppress(OSError):
                     path.unlink()
                 continue
@@ -125,7 +139,7 @@ class Rescuer:
             rows: list[Any] = []
             if buried is not None:
                 unstarted: list[str] = []
-                if cause == "crashed":
+                if cause != "lost":
                     running = connection.execute(liveness.running_of(), {"worker": worker}).all()
                     told = {*testimony.started, *testimony.ended}
                     unstarted = [str(r.attempt_token) for r in running if str(r.attempt_token) not in told]
@@ -134,6 +148,7 @@ class Rescuer:
         if buried is None:
             return 0
         log.warning("worker.dead", worker=str(worker), cause=buried.death, pid=buried.pid, jobs=len(rows))
+        _log_taken_back(rows)
         self._broker.bell.announce(rows)
         self._return_prefetched(worker)
         return len(rows)
@@ -145,8 +160,7 @@ class Rescuer:
     def _take_back(self, connection: Connection, *, overdue: bool = False) -> int:
         """The rest: claims that raced with a declaration of death, rows that were held, deadlines."""
         rows = self._rescue(connection, [], [], overdue=overdue)
-        for row in rows:
-            log.warning("job.taken_back", job_id=str(row["id"]), overdue=overdue, status=row["status"])
+        _log_taken_back(rows)
         self._broker.bell.announce(rows)
         return len(rows)
 

@@ -18,7 +18,7 @@ import pytest
 from dramatiq import Message
 
 from actors.runtime.broker import CallboardBroker, make_broker
-from actors.runtime.marks import marks_folder
+from actors.runtime.marks import marks_folder, read
 from models.engine import make_engine
 from tests.conftest import SECRET_KEY, clean_environment, new_database
 from tests.integration import worker_support
@@ -274,6 +274,39 @@ def test_a_worker_killed_while_it_was_stopping_has_not_crashed(company: Company,
     row = company.job(job)
     assert (row["attempts"], row["crashes"], row["suspect"]) == (1, 0, False)
     assert [entry["kind"] for entry in row["errors"]] == ["lost"]
+    company.hire("victim")
+    assert company.wait_until_ended(job)["result"] == 2
+
+
+def test_a_stop_that_reaches_master_and_worker_is_one_stop(company: Company, victim: Member) -> None:
+    """Ctrl-C and systemd tell the whole group; the master passes it on as well."""
+    gate = company.path()
+    job = company.send("hold", until=gate)
+    wait_for(lambda: company.begun(job), PATIENCE_S)
+    marks = marks_folder() / f"{victim.id}.marks"
+    os.kill(victim.pid, signal.SIGTERM)
+    wait_for(lambda: read(marks).asked_to_stop, PATIENCE_S, interval=0.001, what="the first to be heard")
+    os.kill(victim.master.pid, signal.SIGTERM)
+    wait_for(lambda: company.worker(victim.id)["stopping_at"], PATIENCE_S, what="the announcement")
+    Path(gate).touch()
+    assert victim.master.wait(PATIENCE_S) == 0
+    row = company.job(job)
+    assert (row["status"], row["attempts"], row["errors"], row["worker_id"]) == (COMPLETED, 1, [], victim.id)
+    assert company.worker(victim.id)["death"] == "stopped"
+
+
+def test_a_worker_killed_before_it_could_say_that_it_stops_has_not_crashed(company: Company, victim: Member) -> None:
+    """Dramatiq looks up to a second later at what the signal handler noted."""
+    job = company.send("hold", until=company.path())
+    wait_for(lambda: company.begun(job), PATIENCE_S)
+    marks = marks_folder() / f"{victim.id}.marks"
+    os.kill(victim.pid, signal.SIGTERM)
+    wait_for(lambda: read(marks).asked_to_stop, PATIENCE_S, interval=0.001, what="the mark")
+    victim.kill()
+    wait_for(lambda: company.job(job)["status"] == PENDING, PATIENCE_S, what="the rescue")
+    row = company.job(job)
+    assert (row["crashes"], row["suspect"], [entry["kind"] for entry in row["errors"]]) == (0, False, ["lost"])
+    assert company.worker(victim.id)["death"] == "stopped"
     company.hire("victim")
     assert company.wait_until_ended(job)["result"] == 2
 

@@ -1,0 +1,1 @@
+"""What ``./callboard check`` looks at: one small function per question, all listed in :mod:`dev.checking.checks`."""
