@@ -120,6 +120,8 @@ jobs = Table(
 # for a parameter could not know that it may use a partial index.
 is_pending = jobs.c.status == literal_column("'PENDING'")
 is_running = jobs.c.status == literal_column("'RUNNING'")
+is_completed = jobs.c.status == literal_column("'COMPLETED'")
+is_failed = jobs.c.status == literal_column("'FAILED'")
 is_live = jobs.c.status.in_([literal_column(f"'{s}'") for s in sorted(LIVE)])
 
 # What the relay offers next, per list and in order of run_at.
