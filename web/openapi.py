@@ -231,6 +231,11 @@ def _paths() -> dict[str, Any]:
         "/job-types": {
             "get": _operation("listJobTypes", "What can be sent", {"200": _json(_ref("JobTypes"), "All")}, _problems())
         },
+        "/queues": {
+            "get": _operation(
+                "listQueues", "How many jobs each queue has", {"200": _json(_ref("Queues"), "All")}, _problems()
+            )
+        },
         "/healthz": {"get": _operation("healthz", "Serving", {"200": _json(anything, "Yes")}, {}, security=public)},
         "/readyz": {
             "get": _operation(
