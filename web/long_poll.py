@@ -71,6 +71,7 @@ async def read_when(
     leaving = asyncio.create_task(_end_when_gone(request, subscriber))
     try:
         while (row := await read()) is not None and not is_enough(row["status"], row["version"]):
+            hub.join(subscriber, {job_id: row["version"]})  # watched from here on, even if nobody announces a thing
             while heard := await subscriber.take():
                 if any(change.version > row["version"] and is_enough(*_state(change.event)) for change in heard):
                     break
