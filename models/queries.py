@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
-from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -29,19 +28,21 @@ from sqlalchemy import (
     select,
     table,
     true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL
 
 from models.arrays import rows_of
 from models.ledger import EVENT_COLUMNS
-from models.state import LIVE, TERMINAL, Status
-from models.tables import SCHEMA, is_live, is_pending, is_running, jobs
+from models.newest import Place, newest
+from models.state import TERMINAL, Status
+from models.tables import SCHEMA, STATUS_CONDITIONS, is_live, jobs
 
 #: Live jobs in a feed's snapshot, newest first.
 SNAPSHOT_JOBS: Final = 500
 #: Finished jobs that a feed may add to a snapshot, newest first.
 FINISHED_JOBS: Final = 500
-#: Jobs of one tenant that counts look at: as many live ones, and as many of the newest.
+#: Jobs of one tenant and status that are counted for an overview; there may be more.
 COUNTED_JOBS: Final = 10_000
 #: Bytes of arguments, results and errors in one page of jobs; the page ends early when they are reached.
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -91,67 +92,50 @@ def page_of_jobs(
     statuses: Sequence[Status] = (),
     job_type: str | None = None,
     queue: str | None = None,
-    before: UUID | None = None,
+    before: Place | None = None,
     limit: int,
 ) -> Select[Any]:
-    """Rows of :data:`JOB_COLUMNS` in descending order of id (UUIDv7: newest first). Parameter: ``tenant``.
+    """Rows of :data:`JOB_COLUMNS`, newest first. Parameter: ``tenant``.
 
     Each row also says how many there were within the limit (``found``), whether or not the bytes let them through.
 
     Args:
       statuses: only these; none: all.
-      before: the last id of the page before.
+      before: the place of the last job of the page before.
       limit: rows at most; fewer come back when they hold more than :data:`PAGE_BYTES`, but at least one.
     """
-    # Written out, not bound: with a bound value the plan could not use the index over live jobs.
-    wanted = [jobs.c.status == literal_column(f"'{Status(s)}'") for s in statuses[:1]]
-    if len(statuses) > 1:
-        wanted = [jobs.c.status.in_([literal_column(f"'{Status(s)}'") for s in statuses])]
-        if set(statuses) <= LIVE:
-            wanted.append(is_live)
-    if job_type is not None:
-        wanted.append(jobs.c.actor == job_type)
-    if queue is not None:
-        wanted.append(jobs.c.queue == queue)
-    if before is not None:
-        wanted.append(jobs.c.id < before)
-    page = select(jobs).where(_is_mine, *wanted).order_by(jobs.c.id.desc()).limit(limit).subquery("page")
+    wanted = newest(statuses=statuses, job_type=job_type, queue=queue, before=before, limit=limit)
+    page = select(jobs).join_from(wanted, jobs, jobs.c.id == wanted.c.id).subquery("page")
     documents = [page.c[name] for name in ("args", "kwargs", "result", "errors", "log")]
     size: ColumnElement[int] = literal(0, Integer)
     for document in documents:
         size = size + func.coalesce(func.octet_length(cast(document, Text)), 0)
     size = size.label("bytes")
-    running = func.sum(size).over(order_by=page.c.id.desc()).label("running_bytes")
+    running = func.sum(size).over(order_by=(page.c.created_at.desc(), page.c.id.desc())).label("running_bytes")
     found = func.count().over().label("found")
     sized = select(*(page.c[c.name] for c in JOB_COLUMNS), size, running, found).subquery("sized")
     return (
         select(*(sized.c[c.name] for c in JOB_COLUMNS), sized.c.found)
         .where(sized.c.running_bytes - sized.c.bytes < PAGE_BYTES)
-        .order_by(sized.c.id.desc())
+        .order_by(sized.c.created_at.desc(), sized.c.id.desc())
     )
 
 
 @cache
 def counts() -> Select[Any]:
-    """Rows (status, number) for an overview that costs the same with any history. Parameter: ``tenant``.
-
-    PENDING and RUNNING are exact up to :data:`COUNTED_JOBS`; finished jobs are counted among the newest
-    :data:`COUNTED_JOBS` of the tenant.
-    """
-    newest = select(jobs.c.status).where(_is_mine).order_by(jobs.c.id.desc()).limit(COUNTED_JOBS).subquery("newest")
-    finished = (
-        select(newest.c.status, func.count().label("number"))
-        .where(newest.c.status.not_in([s.value for s in LIVE]))
-        .group_by(newest.c.status)
-    )
-    live = [
-        select(literal(status.value, Text).label("status"), func.count().label("number")).select_from(
-            select(jobs.c.id).where(_is_mine, condition).limit(COUNTED_JOBS).subquery(f"some_{status.value.lower()}")
+    """Rows (status, number), one per status, for an overview that costs the same with any history: each is exact up to
+    :data:`COUNTED_JOBS`, and not counted further. Parameter: ``tenant``."""
+    some = {
+        status: select(jobs.c.id).where(_is_mine, condition).limit(COUNTED_JOBS).subquery(f"some_{status.lower()}")
+        for status, condition in STATUS_CONDITIONS.items()
+    }
+    counted = union_all(
+        *(
+            select(literal_column(f"'{status}'", Text).label("status"), func.count().label("number")).select_from(part)
+            for status, part in some.items()
         )
-        for status, condition in ((Status.PENDING, is_pending), (Status.RUNNING, is_running))
-    ]
-    union = finished.union_all(*live).subquery("counted")
-    return select(union.c.status, union.c.number)
+    ).subquery("counted")
+    return select(counted.c.status, counted.c.number)
 
 
 @cache
@@ -192,14 +176,12 @@ def finished_since() -> Select[Any]:
 
 @cache
 def finished_lately() -> Select[Any]:
-    """The newest finished among the tenant's newest thousand jobs, as rows of EVENT_COLUMNS. Parameters:
-    ``tenant``, ``number``."""
-    newest = select(*EVENT_COLUMNS).where(_is_mine).order_by(jobs.c.id.desc()).limit(1000).subquery("newest")
+    """The newest finished jobs as rows of EVENT_COLUMNS. Parameters: ``tenant``, ``number``."""
+    wanted = newest(statuses=TERMINAL, limit=bindparam("number", type_=Integer()))
     return (
-        select(newest)
-        .where(newest.c.status.not_in([s.value for s in LIVE]))
-        .order_by(newest.c.id.desc())
-        .limit(bindparam("number", type_=Integer()))
+        select(*EVENT_COLUMNS)
+        .join_from(wanted, jobs, jobs.c.id == wanted.c.id)
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
     )
 
 

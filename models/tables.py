@@ -118,8 +118,10 @@ jobs = Table(
 
 # Statuses are written out in these conditions, here and in every statement that filters by them: a plan made
 # for a parameter could not know that it may use a partial index.
-is_pending = jobs.c.status == literal_column("'PENDING'")
-is_running = jobs.c.status == literal_column("'RUNNING'")
+STATUS_CONDITIONS = {status: jobs.c.status == literal_column(f"'{status}'") for status in Status}
+is_pending = STATUS_CONDITIONS[Status.PENDING]
+is_running = STATUS_CONDITIONS[Status.RUNNING]
+is_grouped = jobs.c.status != literal_column("'RUNNING'")
 is_live = jobs.c.status.in_([literal_column(f"'{s}'") for s in sorted(LIVE)])
 
 # What the relay offers next, per list and in order of run_at.
@@ -149,8 +151,18 @@ Index(
     unique=True,
     postgresql_where=jobs.c.unique_slot.is_not(None),
 )
-# A tenant's list, newest first (ids are UUIDv7).
-Index("ix_jobs_tenant_id_id", jobs.c.tenant_id, jobs.c.id)
+# A tenant's list under any filter, newest first, and its counts (models/newest.py, ADR 0012). What runs is not here:
+# one entry at the insert and one at the end, none at the claim.
+Index(
+    "ix_jobs_groups",
+    jobs.c.tenant_id,
+    jobs.c.status,
+    jobs.c.actor,
+    jobs.c.queue,
+    jobs.c.created_at,
+    jobs.c.id,
+    postgresql_where=is_grouped,
+)
 # A tenant's live jobs: the feed's snapshot.
 Index("ix_jobs_live", jobs.c.tenant_id, jobs.c.id, postgresql_where=is_live)
 # What the pruner may delete.

@@ -103,13 +103,20 @@ class Driver:
 
     def fail(self, job_id: str, error: str = "broken", *, announce: bool = True) -> None:
         """RUNNING → FAILED."""
+        self._end(job_id, "fail", 0, error, announce)
+
+    def retry(self, job_id: str, error: str = "broken", *, delay_ms: int = 0, announce: bool = True) -> None:
+        """RUNNING → PENDING until the next attempt."""
+        self._end(job_id, "retry", delay_ms, error, announce)
+
+    def _end(self, job_id: str, outcome: str, delay_ms: int, error: str, announce: bool) -> None:
         entry = json.dumps({"attempt": 1, "kind": "failed", "message": error})
         end = parameters(
             "end",
             id=[job_id],
             token=[self.tokens[job_id]],
-            outcome=["fail"],
-            delay_ms=[0],
+            outcome=[outcome],
+            delay_ms=[delay_ms],
             error=[error],
             entry=[entry],
             progress=[None],

@@ -20,6 +20,7 @@ from models.engine import make_async_engine
 from models.settings import Settings, SettingsError, get_settings
 from web.auth import Keyring
 from web.domain import domains
+from web.farewell import watch_for_the_end
 from web.feed import BLOCK_MS, Repair, StreamReader
 from web.headers import DefaultHeaders
 from web.hub import Hub
@@ -81,7 +82,7 @@ async def _running(settings: Settings, secret_key: str) -> AsyncIterator[Service
     openings, keyring = Openings(engine, hub), Keyring(engine)
     reader = StreamReader(settings, client, hub)
     repair = Repair(engine, hub, reader, openings, keyring)
-    tasks = [asyncio.create_task(reader.run()), asyncio.create_task(repair.run())]
+    tasks = [asyncio.create_task(task) for task in (reader.run(), repair.run(), watch_for_the_end(hub))]
     for task in tasks:
         task.add_done_callback(_died)
     try:
@@ -130,7 +131,7 @@ def _cors(settings: Settings) -> list[Middleware]:
                 "Last-Event-ID",
                 "Prefer",
             ),
-            expose_headers=("Location", "ETag", "Link", "Retry-After"),
+            expose_headers=("Location", "ETag", "Link", "Preference-Applied", "Retry-After"),
             allow_credentials=False,
         )
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
-from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,10 +12,11 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from actors.runtime.job_type import job_types
 from models.board import board_page
+from models.newest import Place
 from models.queries import COUNTED_JOBS, counts
-from models.state import LIVE, Status
+from models.state import Status
 from web.auth import Caller
-from web.job_list import cursor_of, job_id_of
+from web.job_list import cursor_of, place_of
 from web.job_page import job_page, post_cancel, post_retry, to_job_page
 from web.pages import PageFiles, message_page, page, render
 from web.send_page import get_send, post_send
@@ -44,7 +44,7 @@ class View:
 
     status: Status | None = None
     type: str | None = None
-    before: UUID | None = None
+    before: Place | None = None
 
     def href(self, **change: Any) -> str:
         """The board's address with this view changed."""
@@ -80,7 +80,7 @@ def read_view(request: Request) -> View:
     status, job_type, after = asked.get("status"), asked.get("type"), asked.get("after")
     if job_type is not None and "\0" in job_type:
         raise ValueError("no type has a NUL in its name")
-    return View(Status(status) if status else None, job_type or None, job_id_of(after) if after else None)
+    return View(Status(status) if status else None, job_type or None, place_of(after) if after else None)
 
 
 @page
@@ -112,7 +112,7 @@ async def get_board(request: Request, caller: Caller) -> Response:
             "page": Pages(
                 first=view.before is None,
                 newest=view.href(),
-                next=view.href(after=cursor_of(jobs[-1]["id"])) if more else None,
+                next=view.href(after=cursor_of(jobs[-1])) if more else None,
             ),
             "curl": _curl(request, names),
         },
@@ -126,9 +126,7 @@ def _status_links(view: View, numbers: dict[str, int] | None) -> list[Link]:
         count = None
         if numbers is not None:
             number = numbers.get(status, 0)
-            # Finished jobs are counted among the newest only: once those are many, there may be more.
-            looked_at = number if status in LIVE else sum(numbers.values())
-            count = f"{number:,}" + ("+" if number and looked_at >= COUNTED_JOBS else "")
+            count = f"{number:,}" + ("+" if number >= COUNTED_JOBS else "")
         links.append(Link(view.href(status=status), status.capitalize(), view.status is status, status, count))
     return links
 

@@ -54,4 +54,9 @@ def job_json(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def etag(row: Mapping[str, Any]) -> str:
     """The job's entity tag: its version rises with every change that is shown."""
-    return f'"{row["version"]}"'
+    return version_tag(row["version"])
+
+
+def version_tag(version: int) -> str:
+    """The entity tag of a job at this version."""
+    return f'"{version}"'

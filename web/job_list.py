@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,6 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from models.newest import Place
 from models.queries import page_of_jobs
 from models.rows import all_rows
 from models.state import Status
@@ -23,6 +25,7 @@ from web.services import services
 #: Jobs per page, unless the request says otherwise, and at most.
 DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 100
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 PARAMETERS: Final = ("status", "type", "queue", "limit", "after")
 
 
@@ -33,7 +36,7 @@ class Filter(NamedTuple):
     job_type: str | None = None
     queue: str | None = None
     limit: int = DEFAULT_LIMIT
-    before: UUID | None = None
+    before: Place | None = None
 
 
 class Page(NamedTuple):
@@ -43,17 +46,22 @@ class Page(NamedTuple):
     next: str | None
 
 
-def cursor_of(job_id: UUID) -> str:
-    """The cursor that continues after this job."""
-    return urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
+def cursor_of(row: Mapping[str, Any]) -> str:
+    """The cursor that continues after this job (a row with ``created_at`` and ``id``)."""
+    microseconds = (row["created_at"] - _EPOCH) // timedelta(microseconds=1)
+    return urlsafe_b64encode(microseconds.to_bytes(8, signed=True) + row["id"].bytes).decode()
 
 
-def job_id_of(cursor: str) -> UUID:
-    """The job after which a cursor continues. Raises ValueError."""
-    raw = urlsafe_b64decode(cursor.encode("ascii") + b"==")
-    if len(raw) != 16 or cursor_of(UUID(bytes=raw)) != cursor:
+def place_of(cursor: str) -> Place:
+    """The place after which a cursor continues. Raises ValueError."""
+    raw = urlsafe_b64decode(cursor.encode("ascii"))
+    if len(raw) != 24 or urlsafe_b64encode(raw).decode() != cursor:
         raise ValueError("not a cursor")
-    return UUID(bytes=raw)
+    try:
+        created_at = _EPOCH + timedelta(microseconds=int.from_bytes(raw[:8], signed=True))
+    except OverflowError:
+        raise ValueError("not a cursor") from None
+    return Place(created_at, UUID(bytes=raw[8:]))
 
 
 def read_filter(parameters: QueryParams) -> Filter:
@@ -82,7 +90,7 @@ def read_filter(parameters: QueryParams) -> Filter:
             faults.append(Fault("limit", f"must be from 1 to {MAX_LIMIT}", "parameter"))
     if (text := parameters.get("after")) is not None:
         try:
-            before = job_id_of(text)
+            before = place_of(text)
         except ValueError:
             faults.append(Fault("after", "is not a cursor that a page named as its next", "parameter"))
     for name in ("type", "queue"):
@@ -108,7 +116,7 @@ async def find_page(request: Request, caller: Caller, wanted: Filter) -> Page:
         rows = all_rows(found)
     kept = rows[: wanted.limit]
     more = bool(rows) and rows[0]["found"] > len(kept)
-    return Page(kept, cursor_of(kept[-1]["id"]) if more else None)
+    return Page(kept, cursor_of(kept[-1]) if more else None)
 
 
 async def get_jobs(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +18,9 @@ from models.rows import all_rows, one_row
 from models.state import TERMINAL, Status, refusal
 from web.auth import Caller, require
 from web.bodies import read_object, refused
-from web.job_json import etag, job_json, job_path
+from web.job_json import etag, job_json, job_path, version_tag
 from web.job_paths import job_not_found, parse_job_id
+from web.long_poll import applied, read_when
 from web.problems import Fault, Problem
 from web.send_options import read_options
 from web.services import services
@@ -62,9 +63,15 @@ async def find_job(request: Request, caller: Caller, job_id: UUID) -> Mapping[st
         return one_row(found)
 
 
-async def _the_job(request: Request, caller: Caller) -> Mapping[str, Any]:
-    text = request.path_params["job_id"]
-    row = await find_job(request, caller, parse_job_id(text))
+async def _the_job(request: Request, is_enough: Callable[[str, int], bool]) -> Mapping[str, Any]:
+    """The caller's job that the address names; of a request that is ready to wait, once it is enough."""
+    caller, text = await require(request), request.path_params["job_id"]
+    job_id = parse_job_id(text)
+
+    async def read() -> Mapping[str, Any] | None:
+        return await find_job(request, caller, job_id)
+
+    row = await read_when(request, caller, str(job_id), read, is_enough)
     if row is None:
         raise job_not_found(text)
     return row
@@ -80,30 +87,41 @@ async def post_job(request: Request) -> Response:
 
 
 async def get_job(request: Request) -> Response:
-    """``GET /jobs/{id}``: the job, or 304 when the client has this version."""
-    row = await _the_job(request, await require(request))
+    """``GET /jobs/{id}``: the job, or 304 when the client has this version.
+
+    With ``Prefer: wait=30`` as soon as it has another version than the client's; of a client that names none, as soon
+    as it has ended.
+    """
+    known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")} - {""}
+
+    def is_news(status: str, version: int) -> bool:
+        return not known & {version_tag(version), "*"} if known else status in TERMINAL
+
+    row = await _the_job(request, is_news)
     tag = etag(row)
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    known = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
-    if tag in known or "*" in known:
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", **applied(request)}
+    if known & {tag, "*"}:
         return Response(status_code=304, headers=headers)
     return JSONResponse(job_json(row), headers=headers)
 
 
 async def get_result(request: Request) -> Response:
-    """``GET /jobs/{id}/result``: 200 when COMPLETED; 409 saying how far it is, or why there will be none."""
-    row = await _the_job(request, await require(request))
-    status = Status(row["status"])
+    """``GET /jobs/{id}/result``: 200 when COMPLETED; 409 saying how far it is, or why there will be none.
+
+    With ``Prefer: wait=30`` as soon as the job has ended.
+    """
+    row = await _the_job(request, lambda status, _: status in TERMINAL)
+    status, waited = Status(row["status"]), applied(request)
     if status is Status.COMPLETED:
         result = {"status": status, "result": row["result"]}
         if row["result_error"]:
             result["result_error"] = row["result_error"]
-        return JSONResponse(result, headers={"ETag": etag(row), "Cache-Control": "private, no-cache"})
+        return JSONResponse(result, headers={"ETag": etag(row), "Cache-Control": "private, no-cache", **waited})
     if status in TERMINAL:
         detail = f"The job is {status}: it has no result."
-        raise Problem(409, detail, slug="no-result", job_status=status, error=row["error"])
+        raise Problem(409, detail, slug="no-result", headers=waited, job_status=status, error=row["error"])
     detail = f"The job is {status}: it has no result yet."
-    raise Problem(409, detail, slug="not-finished", job_status=status, error=row["error"])
+    raise Problem(409, detail, slug="not-finished", headers=waited, job_status=status, error=row["error"])
 
 
 async def cancel_job(request: Request, caller: Caller, job_id: UUID) -> Mapping[str, Any]:

@@ -125,6 +125,11 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str, **more:
 _TEXT: Final = {"type": "string"}
 _JOB_ID: Final = _parameter("job_id", "path", {"type": "string", "format": "uuid"}, "The job's id.")
 _LAST: Final = _parameter("Last-Event-ID", "header", _TEXT, "Where a stream that broke off continues.")
+_PREFER: Final = _parameter(
+    "Prefer", "header", _TEXT, "wait=30: answer when there is something new, after 30 s at the latest (60 at most)."
+)
+_APPLIED: Final = "How long it was ready to wait"
+_KNOWN: Final = _parameter("If-None-Match", "header", _TEXT, "The version that the client has.")
 _TYPES: Final = {"type": "array", "items": _TEXT}
 _STREAM: Final = {
     "description": (
@@ -178,8 +183,12 @@ def _paths() -> dict[str, Any]:
             "get": _operation(
                 "getJob",
                 "One job",
-                {"200": _json(_ref("Job"), "The job", ETag="Its version"), "304": {"description": "Known"}},
+                {
+                    "200": _json(_ref("Job"), "The job", ETag="Its version", Preference_Applied=_APPLIED),
+                    "304": {"description": "Known"},
+                },
                 _problems(s404="No such job"),
+                parameters=[_KNOWN, _PREFER],
             ),
         },
         "/jobs/{job_id}/result": {
@@ -187,8 +196,9 @@ def _paths() -> dict[str, Any]:
             "get": _operation(
                 "getResult",
                 "What the actor returned",
-                {"200": _json(_ref("Result"), "The result")},
+                {"200": _json(_ref("Result"), "The result", Preference_Applied=_APPLIED)},
                 _problems(s404="No such job", s409="Not COMPLETED (yet)"),
+                parameters=[_PREFER],
             ),
         },
         "/jobs/{job_id}/cancel": {
@@ -230,6 +240,11 @@ def _paths() -> dict[str, Any]:
         },
         "/job-types": {
             "get": _operation("listJobTypes", "What can be sent", {"200": _json(_ref("JobTypes"), "All")}, _problems())
+        },
+        "/queues": {
+            "get": _operation(
+                "listQueues", "How many jobs each queue has", {"200": _json(_ref("Queues"), "All")}, _problems()
+            )
         },
         "/healthz": {"get": _operation("healthz", "Serving", {"200": _json(anything, "Yes")}, {}, security=public)},
         "/readyz": {

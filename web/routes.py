@@ -13,6 +13,7 @@ from web.job_list import get_jobs
 from web.job_type_list import get_job_types
 from web.jobs import get_job, get_result, post_cancel, post_job, post_retry
 from web.openapi import get_openapi
+from web.queue_list import get_queues
 from web.sign_in import get_sign_in, post_sign_in, post_sign_out
 from web.tickets import post_ticket
 
@@ -43,6 +44,7 @@ def routes() -> list[BaseRoute]:
         Route("/events", get_events),
         Route("/events/tickets", post_ticket, methods=["POST"]),
         Route("/job-types", get_job_types),
+        Route("/queues", get_queues),
         Route("/openapi.json", get_openapi),
         Route("/healthz", get_healthz),
         Route("/readyz", get_readyz),

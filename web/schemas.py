@@ -104,6 +104,23 @@ SCHEMAS: Final[dict[str, Any]] = {
             }
         }
     ),
+    "Queues": _object(
+        {
+            "queues": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": _TEXT,
+                        "waiting": {**_COUNT, "description": "PENDING and due."},
+                        "active": {**_COUNT, "description": "RUNNING."},
+                        "delayed": {**_COUNT, "description": "PENDING, scheduled or until the next attempt."},
+                        "completed": {**_COUNT, "description": "COMPLETED and not deleted yet."},
+                        "failed": {**_COUNT, "description": "FAILED and not deleted yet."},
+                    }
+                ),
+            }
+        }
+    ),
     "Problem": _object(
         {
             "type": {"type": "string", "format": "uri-reference"},

@@ -6,6 +6,7 @@ plan that knows no parameter.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,11 @@ from psycopg import sql
 
 from actors.runtime.broker import _LIVE_IN_QUEUE
 from actors.runtime.quarantine import DUE_SUSPECT
-from models import ledger, liveness, offers, queries, retention
+from models import ledger, liveness, offers, queries, queue_counts, retention
 from models.arrays import parameters
 from models.board import board_page
 from models.engine import psycopg_dialect
+from models.newest import Place
 from models.state import Status
 from tests.conftest import new_database
 
@@ -144,8 +146,8 @@ ONE = {"job_id": JOB, "tenant": "tenant1"}
 SINCE = datetime.now(UTC) - timedelta(seconds=5)
 FEW = [uuid4() for _ in range(8)]
 
-BY_ID = {"pk_jobs", "ix_jobs_tenant_id_id", "ix_jobs_live"}
-BY_TENANT = {"ix_jobs_tenant_id_id", "ix_jobs_live"}
+BY_ID = {"pk_jobs", "ix_jobs_live"}
+BY_TENANT = {"ix_jobs_groups", "ix_jobs_live"}
 #: What workers and maintenance run all the time: name → statement, parameters, indexes of which one must be used.
 HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "offer_due": (offers.offer_due(), IN_LIST, {"ix_jobs_undispatched"}),
@@ -196,15 +198,8 @@ HOT: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
 }  # fmt: skip
 #: What runs now and then; people look at lists here as one of the small tenants beside a large one.
 SELDOM: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
-    "page": (queries.page_of_jobs(limit=50), MINE, BY_TENANT),
-    "page, after": (queries.page_of_jobs(limit=50, before=JOB), MINE, BY_TENANT),
-    "page, pending": (queries.page_of_jobs(statuses=[Status.PENDING], limit=50), MINE, BY_TENANT),
-    "page, live": (queries.page_of_jobs(statuses=[Status.PENDING, Status.RUNNING], limit=50), MINE, BY_TENANT),
-    "page, failed": (queries.page_of_jobs(statuses=[Status.FAILED], limit=50), MINE, BY_TENANT),
-    "page, one type": (queries.page_of_jobs(job_type="actor1", limit=50), MINE, BY_TENANT),
-    "board": (board_page(limit=50), MINE, BY_TENANT),
-    "board, running": (board_page(status=Status.RUNNING, limit=50), MINE, BY_TENANT),
     "counts": (queries.counts(), MINE, BY_TENANT),
+    "queue counts": (queue_counts.of_tenant(), MINE, {"ix_jobs_groups"}),
     "snapshot": (queries.snapshot(), {**MINE, "types": None}, BY_TENANT),
     "finished_lately": (queries.finished_lately(), {**MINE, "number": 50}, BY_TENANT),
     "finished_since": (queries.finished_since(), {**MINE, "since": SINCE}, {"ix_jobs_finished", *BY_TENANT}),
@@ -217,6 +212,16 @@ SELDOM: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "delete_failed": (retention.delete_failed(), {"kept": timedelta(days=30), "room": 50}, {"ix_jobs_finished"}),
     "join": (_LIVE_IN_QUEUE, {"queue": "nothing here"}, {"ix_jobs_live", "ix_jobs_offered", "ix_jobs_undispatched"}),
 }  # fmt: skip
+#: Lists under every combination of filters, of a large tenant and a small one: a match everywhere, rarely, nowhere.
+LISTS = list(
+    itertools.product(
+        ("main", "tenant1"),
+        [(), *((status,) for status in Status), (Status.PENDING, Status.RUNNING)],
+        (None, "actor1", "nobody"),
+        (None, "queue1", "nothing"),
+        (None, Place(datetime.now(UTC), JOB)),
+    )
+)
 CASES = [(name, mode) for name in HOT for mode in ("force_custom_plan", "force_generic_plan")]
 CASES += [(name, "force_custom_plan") for name in SELDOM]
 
@@ -246,3 +251,39 @@ def test_offers_come_in_the_indexs_own_order(filled: psycopg.Connection[Any], na
     statement, values, _ = HOT[name]
     plan = explain(filled, statement, values, "force_custom_plan")
     assert [n["Node Type"] for n in nodes(plan) if n["Node Type"].endswith("Sort")] == [], outline(plan)
+
+
+@pytest.mark.parametrize("filled", ["history", "backlog"], indirect=True)
+@pytest.mark.parametrize("page", [queries.page_of_jobs, board_page])
+def test_a_list_reads_no_job_that_its_filter_leaves_out(
+    request: pytest.FixtureRequest, filled: psycopg.Connection[Any], page: Any
+) -> None:
+    """Groups and their newest come from one index alone; the table gives the page's own rows and what is running."""
+    allowed = {None, "ix_jobs_running", "pk_jobs"}
+    if request.node.callspec.params["filled"] == "history":
+        allowed.add("ix_jobs_live")  # with few live jobs, as good a way to those that run
+    for tenant, statuses, job_type, queue, before in LISTS:
+        chosen: dict[str, Any] = {"statuses": statuses, "queue": queue}
+        if page is board_page:
+            if len(statuses) > 1 or queue is not None:
+                continue
+            chosen = {"status": statuses[0] if statuses else None}
+        statement = page(**chosen, job_type=job_type, before=before, limit=21)
+        plan = explain(filled, statement, {"tenant": tenant}, "force_custom_plan")
+        for node in nodes(plan):
+            if node["Node Type"] == "Index Only Scan":
+                assert node["Index Name"] == "ix_jobs_groups", outline(plan)
+                assert "tenant_id" in node["Index Cond"], outline(plan)
+                assert "Filter" not in node, outline(plan)
+            else:
+                assert node["Node Type"] != "Seq Scan" or node["Relation Name"] != "jobs", outline(plan)
+                assert node.get("Index Name") in allowed, outline(plan)
+
+
+@pytest.mark.parametrize("filled", ["history"], indirect=True)
+def test_ended_jobs_are_counted_without_a_look_at_the_table(filled: psycopg.Connection[Any]) -> None:
+    filled.execute("VACUUM callboard.jobs")
+    plan = explain(filled, queue_counts.of_tenant(), {"tenant": "main"}, "force_custom_plan")
+    reading = [n["Node Type"] for n in nodes(plan) if n.get("Relation Name") == "jobs"]
+    assert sorted(set(reading) - {"Index Only Scan"}) in (["Bitmap Heap Scan"], ["Index Scan"]), outline(plan)
+    assert "ix_jobs_live" in {n.get("Index Name") for n in nodes(plan)}, outline(plan)

@@ -1,0 +1,1 @@
+"""Measurements, each a module to run by hand; nothing here is a test, and no test is timed."""
