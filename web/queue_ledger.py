@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actors.runtime.keys import redis_id
 from models import queue_counts, queue_jobs
-from models.state import Status
+from models.state import LIVE, Status
 from web.problems import Problem
 
 #: Jobs on one page of a list.
@@ -185,7 +185,7 @@ def _listed(row: Any) -> Job:
 
 def _whole(row: Any) -> Job:
     return Job(
-        message_id=redis_id(row.id, row.dispatch) if row.offered_at else "not offered now",
+        message_id=redis_id(row.id, row.dispatch) if row.offered_at and row.status in LIVE else "not in Redis",
         message=SimpleNamespace(message_id=str(row.id)),
         eta=row.run_at,
         timestamp=row.created_at,

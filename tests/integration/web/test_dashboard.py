@@ -69,7 +69,7 @@ def in_sql(driver: Driver, tenant: str) -> dict[str, dict[str, int]]:
 def in_band(page: str) -> dict[str, dict[str, int]]:
     """The band's numbers by queue."""
     found = {}
-    for queue, row in re.findall(r'<tr data-queue="([^"]*)">(.*?)</tr>', page, re.DOTALL):
+    for queue, row in re.findall(r'<tr role="row" data-queue="([^"]*)">(.*?)</tr>', page, re.DOTALL):
         cells = re.findall(r'data-count="(\w+)"[^>]*>([\d,]+)<', row)
         found[queue] = {name: int(value.replace(",", "")) for name, value in cells}
     return found
