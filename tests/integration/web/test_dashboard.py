@@ -165,7 +165,8 @@ def test_every_state_of_every_queue_is_where_it_belongs(
     driver.complete(done)
     driver.fail(failed, f"broken: {XSS}")
     other, _ = driver.tenant()
-    [foreign] = driver.enqueue(other, queue="secret")
+    driver.enqueue(other, queue="secret")
+    [foreign] = driver.enqueue(other, queue="mail")
     expected = assert_equals_sql(olga, driver, mine)
     assert expected["mail"] == {"waiting": 2, "active": 1, "delayed": 1, "completed": 0, "failed": 0}
     assert listed(olga.get(f"{QUEUES}/queues/mail").text) == {*waiting, active}
