@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from uuid import UUID
 from anyio import from_thread
 from dramatiq.common import dq_name, q_name, xq_name
 from sqlalchemy import Select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.runtime.keys import redis_id
 from models import queue_counts, queue_jobs
@@ -78,8 +79,8 @@ class View:
       workers: rows of :func:`models.queue_jobs.living_workers`.
     """
 
-    def __init__(self, engine: AsyncEngine, tenant: str) -> None:
-        self._engine = engine
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]], tenant: str) -> None:
+        self._connect = connect
         self._tenant = tenant
         self.counts: dict[str, Mapping[str, Any]] = {}
         self.workers: list[Any] = []
@@ -101,7 +102,7 @@ class View:
           DBAPIError, sqlalchemy.exc.TimeoutError: it is away.
         """
         try:
-            async with asyncio.timeout(PATIENCE_S), self._engine.connect() as connection:
+            async with asyncio.timeout(PATIENCE_S), self._connect() as connection:
                 return list(await connection.execute(statement, {"tenant": self._tenant, **parameters}))
         except TimeoutError as late:
             raise Problem(503, "The database does not answer in time.", slug="unavailable") from late
