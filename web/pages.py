@@ -27,6 +27,8 @@ PRETTY_LIMIT = 20_000
 
 #: (path, name) of the pages that every signed-in person finds in the head of each; domains add theirs.
 NAVIGATION = (("/", "Board"), ("/send", "Send"))
+#: The same for signed-in operators only.
+OPERATORS_NAVIGATION = (("/dashboard/queues", "Queues"),)
 
 #: Only our own files, nothing inline, nobody frames us, forms and fetches stay at home.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -151,11 +153,16 @@ def render(
         "viewer": None,
         "now": datetime.now(UTC),
         "path": request.url.path,
-        "navigation": [*NAVIGATION, *(link for domain in domains() for link in domain.pages)],
+        "navigation": _navigation((context or {}).get("viewer")),
         **(context or {}),
     }
     body = _templates.get_template(template).render(values)
     return HTMLResponse(body, status_code=status_code, headers=PAGE_HEADERS)
+
+
+def _navigation(viewer: Caller | None) -> list[tuple[str, str]]:
+    operators = OPERATORS_NAVIGATION if viewer is not None and viewer.username is not None else ()
+    return [*NAVIGATION, *operators, *(link for domain in domains() for link in domain.pages)]
 
 
 def message_page(
