@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Route
 
-from web import board
+from web import batch, board
 from web.domain import domains
 from web.events import get_events, get_job_events
 from web.health import get_healthz, get_readyz
@@ -35,6 +35,7 @@ def routes() -> list[BaseRoute]:
     """The API (DESIGN section 9), signing in, and the board."""
     return [
         Route("/jobs", Jobs),
+        Route(batch.PATH, batch.post_batch, methods=["POST"]),
         Route("/jobs/{job_id}", get_job),
         Route("/jobs/{job_id}/result", get_result),
         Route("/jobs/{job_id}/cancel", post_cancel, methods=["POST"]),
