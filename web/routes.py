@@ -24,6 +24,12 @@ class Jobs(HTTPEndpoint):
     post = staticmethod(post_job)
 
 
+class Batch(HTTPEndpoint):
+    """``/jobs/batch``; an endpoint, so that other methods do not pass it by and look for a job named batch."""
+
+    post = staticmethod(batch.post_batch)
+
+
 class SignIn(HTTPEndpoint):
     """``/sign-in``."""
 
@@ -35,7 +41,7 @@ def routes() -> list[BaseRoute]:
     """The API (DESIGN section 9), signing in, and the board."""
     return [
         Route("/jobs", Jobs),
-        Route(batch.PATH, batch.post_batch, methods=["POST"]),
+        Route(batch.PATH, Batch),
         Route("/jobs/{job_id}", get_job),
         Route("/jobs/{job_id}/result", get_result),
         Route("/jobs/{job_id}/cancel", post_cancel, methods=["POST"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -16,12 +17,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     ValidationInfo,
     WrapValidator,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
 from actors.runtime.job_type import job_types
 from actors.runtime.options import MAX_ATTEMPTS, MAX_BACKOFF_MS, MAX_DELAY_MS, MAX_PRIORITY, MAX_UNIQUE_KEY
@@ -38,9 +40,24 @@ _RFC_3339 = re.compile(
 )
 
 
-def _whole(value: Any) -> Any:
-    """1.0 is an integer to JSON Schema, though not to Python."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+@dataclass(frozen=True)
+class Whole:
+    """Marks a field as one of JSON's integers (1.0 is one) from ``low`` to ``high``."""
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """The range, so that the JSON Schema shows it, behind a check that says all of it at once."""
+        whole = core_schema.int_schema(ge=self.low, le=self.high, strict=True)
+        return core_schema.no_info_before_validator_function(self._check, whole)
+
+    def _check(self, value: Any) -> int:
+        whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+        if not whole or not self.low <= value <= self.high:
+            text = f"must be a whole number from {self.low:,} to {self.high:,}"
+            raise PydanticCustomError("whole", "{text}", {"text": text})
+        return int(value)
 
 
 def _time(value: Any) -> datetime:
@@ -78,9 +95,7 @@ class Backoff(Body):
     """How long a job waits between its attempts."""
 
     type: Literal["exponential", "fixed"]
-    delay: Annotated[int, Field(ge=0, le=MAX_BACKOFF_MS), BeforeValidator(_whole)] = Field(
-        description="Milliseconds before the second attempt."
-    )
+    delay: Annotated[int, Whole(0, MAX_BACKOFF_MS)] = Field(description="Milliseconds before the second attempt.")
 
 
 class SendOptions(Body):
@@ -95,16 +110,16 @@ class SendOptions(Body):
         }
     )
 
-    delay: Annotated[int, Field(ge=0, le=MAX_DELAY_MS), BeforeValidator(_whole)] | None = Field(
+    delay: Annotated[int, Whole(0, MAX_DELAY_MS)] | None = Field(
         None, description="Milliseconds before the job may start."
     )
     run_at: Annotated[datetime, BeforeValidator(_time)] | None = Field(
         None, description="Not before this time (RFC 3339); instead of delay."
     )
-    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY), BeforeValidator(_whole)] | None = Field(
+    priority: Annotated[int, Whole(-MAX_PRIORITY, MAX_PRIORITY)] | None = Field(
         None, description="Lower first; 0 by default."
     )
-    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), BeforeValidator(_whole)] | None = Field(
+    max_attempts: Annotated[int, Whole(1, MAX_ATTEMPTS)] | None = Field(
         None, description="Attempts in all, the first included."
     )
     backoff: Annotated[Backoff, WrapValidator(_backoff)] | None = Field(
