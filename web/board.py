@@ -16,6 +16,7 @@ from models.newest import Place
 from models.queries import COUNTED_JOBS, counts
 from models.state import Status
 from web.auth import Caller
+from web.docs_page import get_docs
 from web.job_list import cursor_of, place_of
 from web.job_page import job_page, post_cancel, post_retry, to_job_page
 from web.pages import PageFiles, message_page, page, render
@@ -152,6 +153,7 @@ routes: list[BaseRoute] = [
     Route("/", get_board),
     Route("/send", get_send, methods=["GET"]),
     Route("/send", post_send, methods=["POST"]),
+    Route("/docs", get_docs),
     Route("/board/jobs/{job_id}", job_page),
     Route("/board/jobs/{job_id}/cancel", post_cancel, methods=["POST"]),
     Route("/board/jobs/{job_id}/retry", post_retry, methods=["POST"]),
