@@ -10,7 +10,7 @@ import dramatiq
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from actors.runtime import current_job, job_type
-from models.mail import MAX_ADDRESS_BYTES, address_fault, line_fault, mail_server, sender
+from models.mail import MAX_ADDRESS_BYTES, address_fault, is_one_line, mail_server, sender
 from models.settings import Settings, get_settings
 
 #: Attempts: with the usual backoff, doubled from 2 s, the last is made about an hour after the first. Servers that
@@ -25,8 +25,8 @@ def _checked_address(address: str) -> str:
 
 
 def _checked_subject(subject: str) -> str:
-    if fault := line_fault(subject):
-        raise ValueError(f"must be one line of text, not {fault}")
+    if not is_one_line(subject):
+        raise ValueError("must be one line of text, without line breaks and control characters")
     return subject
 
 

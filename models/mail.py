@@ -94,8 +94,8 @@ def sender(text: str) -> Sender:
     if len(name) > 1 and name[0] == name[-1] == '"':
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
     name = " ".join(name.split())
-    if fault := line_fault(name):
-        raise ValueError(f"has a name {fault}")
+    if not is_one_line(name):
+        raise ValueError("has a name with line breaks or control characters")
     if len(name) > MAX_NAME_CHARS:
         raise ValueError(f"has a name longer than {MAX_NAME_CHARS} characters")
     if fault := address_fault(address):
@@ -103,11 +103,9 @@ def sender(text: str) -> Sender:
     return Sender(address, name)
 
 
-def line_fault(text: str) -> str | None:
-    """Say why a text cannot stand in one line of a mail's head; None when it can."""
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text):
-        return "with line breaks or control characters"
-    return None
+def is_one_line(text: str) -> bool:
+    """Whether a text has no line break and no control character, and so can stand in a mail's head."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def address_fault(address: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -16,6 +17,8 @@ from models.mail import MailServer, Protection
 #: Seconds until there is a connection, until a command is answered, and until a whole mail is accepted. The last is
 #: long, because a mail that is accepted after we have left is sent twice.
 CONNECT_S, ANSWER_S, ACCEPT_S = 10.0, 30.0, 120.0
+#: Seconds from the connection to the end, whatever the server does.
+DEADLINE_S = 150.0
 #: Characters of a server's answer that are kept.
 ANSWER_CHARS = 300
 #: Answers that are about our user and password, whenever they come (RFC 4954 section 6).
@@ -35,6 +38,7 @@ def hand_over(
     connect_s: float = CONNECT_S,
     answer_s: float = ANSWER_S,
     accept_s: float = ACCEPT_S,
+    deadline_s: float = DEADLINE_S,
 ) -> str:
     """Give the mail to the server, which is then responsible for it.
 
@@ -49,9 +53,13 @@ def hand_over(
       PermanentError: the server refused this sender, recipient or mail for good (5xx).
       MailNotSent: anything else, also a refusal that concerns our credentials or encryption.
     """
-    with closing(_connect(server, tls, connect_s)) as client:
+    with _explained("cannot be reached"):
+        connection = socket.create_connection((server.host, server.port), connect_s)
+    with _ending(connection, deadline_s), closing(_Client(connection, server)) as client:
         _limit(client, answer_s)
         with _explained("did not take us on"):
+            if server.protection is Protection.IMPLICIT:
+                client.encrypt(tls())
             _greet(client)
             _protect(client, server, tls)
             _log_in(client, server)
@@ -75,15 +83,50 @@ def hand_over(
         return said
 
 
-def _connect(server: MailServer, tls: Callable[[], ssl.SSLContext], connect_s: float) -> smtplib.SMTP:
-    with _explained("cannot be reached"):
-        # A name of our own spares the library a look-up, which may take long; the real one follows.
-        name = "localhost"
-        if server.protection is Protection.IMPLICIT:
-            client: smtplib.SMTP = smtplib.SMTP_SSL(server.host, server.port, name, timeout=connect_s, context=tls())
-        else:
-            client = smtplib.SMTP(server.host, server.port, name, timeout=connect_s)
-    return client
+class _Client(smtplib.SMTP):
+    """The library's client on a connection that is there already; it owns the connection."""
+
+    def __init__(self, connection: socket.socket, server: MailServer) -> None:
+        super().__init__(local_hostname=_own_name(connection))
+        self.sock = connection
+        self._host = server.host  # starttls compares the certificate with it
+
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from here on."""
+        assert self.sock is not None
+        self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
+
+
+@contextmanager
+def _ending(connection: socket.socket, deadline_s: float) -> Iterator[None]:
+    """Cut the connection at the deadline.
+
+    Time-outs are for one read each: a server that sends a byte now and then would hold this thread for ever, and
+    Dramatiq's own limit does not reach into a read.
+    """
+    handle = connection.dup()  # the first is given up when TLS begins
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        try:
+            handle.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the server has left first
+
+    timer = threading.Timer(deadline_s, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except MailNotSent as error:
+        if late.is_set():
+            raise MailNotSent(f"the mail server took longer than {deadline_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+        handle.close()
 
 
 def _limit(client: smtplib.SMTP, seconds: float) -> None:
@@ -92,17 +135,18 @@ def _limit(client: smtplib.SMTP, seconds: float) -> None:
 
 
 def _greet(client: smtplib.SMTP) -> None:
-    client.local_hostname = _own_name(client)
+    code, answer = client.getreply()
+    if code != 220:
+        raise smtplib.SMTPConnectError(code, answer)
     client.ehlo_or_helo_if_needed()
 
 
-def _own_name(client: smtplib.SMTP) -> str:
+def _own_name(connection: socket.socket) -> str:
     """Our host's full name, or the address we come from (RFC 5321 section 4.1.3)."""
     name = socket.gethostname()
     if "." in name and name.isascii():
         return name
-    assert client.sock is not None
-    address = str(client.sock.getsockname()[0])
+    address = str(connection.getsockname()[0])
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import warnings
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
@@ -64,6 +65,7 @@ async def listen(store: Store, port: int, user: str, password: str) -> asyncio.S
             loop=asyncio.get_running_loop(),
         )
 
-    # Passwords without TLS: they do not leave this machine.
+    # The library warns at every connection of passwords without TLS; they do not leave this machine.
+    logging.getLogger("mail.log").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS", UserWarning)
     return await asyncio.get_running_loop().create_server(connection, "127.0.0.1", port)
