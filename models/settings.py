@@ -15,6 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.mail import mail_server, sender
+
 #: A Postgres identifier that needs no quoting; what CALLBOARD_DB_SCHEMA may be.
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -66,7 +68,9 @@ class Settings(BaseSettings):
     #: ISO 8601 duration or seconds; also ``7d``, ``12h``, ``30m``.
     retention_completed: timedelta = Field(timedelta(days=7), validation_alias=_env("CALLBOARD_RETENTION_COMPLETED"))
     retention_failed: timedelta = Field(timedelta(days=30), validation_alias=_env("CALLBOARD_RETENTION_FAILED"))
+    #: ``smtp://``, ``smtp+starttls://``, ``smtps://`` or ``smtp+plain://``; see :func:`models.mail.mail_server`.
     smtp_url: str | None = Field(None, validation_alias=_env("CALLBOARD_SMTP_URL"))
+    #: ``address`` or ``Name <address>``.
     mail_from: str | None = Field(None, validation_alias=_env("CALLBOARD_MAIL_FROM"))
     webhook_allow_loopback: bool = Field(False, validation_alias=_env("CALLBOARD_WEBHOOK_ALLOW_LOOPBACK"))
     places_url: str | None = Field(None, validation_alias=_env("CALLBOARD_PLACES_URL"))
@@ -103,6 +107,20 @@ class Settings(BaseSettings):
     def _redis(cls, value: str) -> str:
         if urlsplit(value).scheme not in ("redis", "rediss", "unix"):
             raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp(cls, value: str | None) -> str | None:
+        if value is not None:
+            mail_server(value)
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _from(cls, value: str | None) -> str | None:
+        if value is not None:
+            sender(value)
         return value
 
     @field_validator("db_schema")
