@@ -19,6 +19,7 @@ from actors.runtime.logs import get_logger
 from models.engine import make_async_engine
 from models.settings import Settings, SettingsError, get_settings
 from web.auth import Keyring
+from web.database import Database
 from web.domain import domains
 from web.feed import BLOCK_MS, Repair, StreamReader
 from web.headers import DefaultHeaders
@@ -77,14 +78,15 @@ async def _running(settings: Settings, secret_key: str) -> AsyncIterator[Service
         retry=Retry(NoBackoff(), 0),  # the reader decides what is repeated
     )
     hub = Hub()
-    openings, keyring = Openings(engine, hub), Keyring(engine)
+    database = Database(engine, settings.db_schema)
+    openings, keyring = Openings(database, hub), Keyring(database)
     reader = StreamReader(settings, client, hub)
-    repair = Repair(engine, hub, reader, openings, keyring)
-    tasks = [asyncio.create_task(reader.run()), asyncio.create_task(repair.run())]
+    repair = Repair(database, hub, reader, openings, keyring)
+    tasks = [asyncio.create_task(reader.run()), asyncio.create_task(repair.run()), asyncio.create_task(database.look())]
     for task in tasks:
         task.add_done_callback(_died)
     try:
-        yield Services(settings, engine, client, keyring, hub, openings, Tickets(secret_key))
+        yield Services(settings, database, client, keyring, hub, openings, Tickets(secret_key))
     finally:
         hub.drop("closing")
         for task in tasks:

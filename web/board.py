@@ -93,7 +93,7 @@ async def get_board(request: Request, caller: Caller) -> Response:
         return message_page(request, 404, "Not on the board", text, viewer=caller)
     statement = board_page(status=view.status, job_type=view.type, before=view.before, limit=PAGE_JOBS + 1)
     mine = {"tenant": caller.tenant_id}
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         rows = [row._mapping for row in await connection.execute(statement, mine)]
         numbers = {row.status: row.number for row in await connection.execute(counts(), mine)}
     jobs, more = rows[:PAGE_JOBS], len(rows) > PAGE_JOBS

@@ -16,7 +16,6 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actors.runtime.feed import stream_key
 from actors.runtime.logs import get_logger
@@ -24,6 +23,7 @@ from models import queries
 from models.arrays import parameters
 from models.settings import Settings
 from web.auth import Keyring
+from web.database import Database
 from web.feed_items import Position, read_entry
 from web.hub import Hub
 from web.openings import Openings
@@ -153,9 +153,9 @@ class Repair:
     """Compares what is shown with the ledger, every two seconds, for ever."""
 
     def __init__(
-        self, engine: AsyncEngine, hub: Hub, reader: StreamReader, openings: Openings, keyring: Keyring
+        self, database: Database, hub: Hub, reader: StreamReader, openings: Openings, keyring: Keyring
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._hub = hub
         self._reader = reader
         self._openings = openings
@@ -187,6 +187,7 @@ class Repair:
         tenants = hub.tenants()
         if not shown and not tenants:
             return
+        seen = sorted({*tenants, *(watched.tenant_id for watched in shown)})
         asks: list[tuple[Any, dict[str, Any]]] = []
         if shown:
             ids, owners, versions = zip(*shown, strict=True)
@@ -201,7 +202,7 @@ class Repair:
             if not self._reader.is_connected or self._is_troubled():
                 since = datetime.now(UTC) - timedelta(seconds=TROUBLED_S)
                 asks += [(queries.finished_since(), {"tenant": tenant, "since": since}) for tenant in tenants]
-        async with self._engine.connect() as connection:
+        async with self._database.tenant(*seen) as connection:
             for statement, values in asks:
                 hub.publish_rows((await connection.execute(statement, values)).all())
 

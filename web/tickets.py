@@ -93,7 +93,7 @@ async def _job(request: Request, caller: Caller, value: Any) -> str | None:
     if not isinstance(value, str):
         raise refused([Fault("/job", "must be a job's id")])
     job_id: UUID = parse_job_id(value)
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         row = (await connection.execute(one_event(), {"tenant": caller.tenant_id, "job_id": job_id})).first()
     if row is None:
         raise job_not_found(value)
