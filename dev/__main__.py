@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Annotated
@@ -64,16 +65,19 @@ def test(context: typer.Context) -> None:
     sys.exit(run_checks(context.args))
 
 
-def _add_groups() -> None:
-    from dev import keys
+#: Commands with commands of their own, each a module of this package; imported only when asked for.
+GROUPS = ("keys", "operators", "tenants")
 
-    app.add_typer(keys.app, name="keys")
+
+def _add_groups() -> None:
+    for name in GROUPS:
+        app.add_typer(importlib.import_module(f"dev.{name}").app, name=name)
 
 
 def main() -> None:
     """Run the command; a fault is one line and exit code 1."""
     try:
-        if sys.argv[1:2] == ["keys"] or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+        if sys.argv[1:2] in [[name] for name in GROUPS] or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
             _add_groups()
         app(prog_name="./callboard")
     except Fault as fault:

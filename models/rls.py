@@ -12,32 +12,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, MetaData, Text, TextClause, bindparam, text
+from sqlalchemy import Connection, MetaData, Select, Text, TextClause, bindparam, func, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ProgrammingError
 
-#: Settings of a transaction. Lists are Postgres arrays of text; not set: nothing is seen.
-TENANTS: Final = "callboard.tenants"  # whose rows
-CREDENTIALS: Final = "callboard.credentials"  # ids of keys and operators, hashes (hexadecimal) of sessions and links
+#: Settings of a transaction; not set: nothing is seen.
+TENANT: Final = "callboard.tenant"  # whose rows
+#: An array of text: ids of keys and operators, hashes (hexadecimal) of sessions and links.
+CREDENTIALS: Final = "callboard.credentials"
 OPERATOR: Final = "callboard.operator"  # ``yes``: a signed-in operator, who may see and make tenants
 #: The name of the one policy that each table has.
 POLICY: Final = "callboard_web"
 
 
-def _listed(setting: str) -> str:
-    # A setting that was local to an earlier transaction of the connection is empty, not null.
-    return f"ANY ((SELECT NULLIF(current_setting('{setting}', true), '')::text[])::text[])"
-
-
-_IS_OPERATOR = f"(SELECT current_setting('{OPERATOR}', true)) = 'yes'"
-_OF_TENANT = f"tenant_id = {_listed(TENANTS)}"
-_OF_SESSION = f"encode(token_hash, 'hex') = {_listed(CREDENTIALS)} OR operator_id::text = {_listed(CREDENTIALS)}"
+# One tenant, not a list: beside the statement's own ``tenant_id = $1`` Postgres makes of it a condition that is
+# checked once per scan ($1 = the setting), and every plan is what it would be without the wall.
+_OF_TENANT = f"tenant_id = current_setting('{TENANT}', true)"
+# A setting that was local to an earlier transaction of the connection is empty, not null.
+_KNOWN = f"ANY ((SELECT NULLIF(current_setting('{CREDENTIALS}', true), '')::text[])::text[])"
+_OF_SESSION = f"encode(token_hash, 'hex') = {_KNOWN} OR operator_id::text = {_KNOWN}"
 #: Tables whose rows are not just their tenant's: who asks knows the secret's hash, or is the operator.
 POLICIES: Final = {
-    "tenants": f"id = {_listed(TENANTS)} OR {_IS_OPERATOR}",
-    "api_keys": f"{_OF_TENANT} OR id = {_listed(CREDENTIALS)}",
+    "tenants": f"id = current_setting('{TENANT}', true) OR current_setting('{OPERATOR}', true) = 'yes'",
+    "api_keys": f"{_OF_TENANT} OR id = {_KNOWN}",
     "web_sessions": _OF_SESSION,
     "sign_in_links": _OF_SESSION,
 }
@@ -112,6 +112,12 @@ def array_text(values: Iterable[str]) -> str:
     """A list as the text of a Postgres array."""
     escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{{{}}}".format(",".join(f'"{value}"' for value in escaped))
+
+
+@cache
+def see_tenant() -> Select[Any]:
+    """From here on the transaction sees another tenant's rows. Parameter: ``tenant``."""
+    return select(func.set_config(TENANT, bindparam("tenant", type_=Text()), true()))
 
 
 # -- what stands ------------------------------------------------------------------------------------------------

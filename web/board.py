@@ -18,9 +18,11 @@ from models.state import LIVE, Status
 from web.auth import Caller
 from web.job_list import cursor_of, job_id_of
 from web.job_page import job_page, post_cancel, post_retry, to_job_page
+from web.keys_page import get_keys, get_revoke, post_keys, post_revoke
 from web.pages import PageFiles, message_page, page, render
 from web.send_page import get_send, post_send
 from web.services import services
+from web.tenants_page import get_tenants, post_switch, post_tenants
 
 #: Jobs on one page.
 PAGE_JOBS: Final = 50
@@ -159,5 +161,12 @@ routes: list[BaseRoute] = [
     Route("/board/jobs/{job_id}/retry", post_retry, methods=["POST"]),
     Route("/board/jobs/{job_id}/cancel", to_job_page),
     Route("/board/jobs/{job_id}/retry", to_job_page),
+    Route("/keys", get_keys, methods=["GET"]),
+    Route("/keys", post_keys, methods=["POST"]),
+    Route("/keys/{key_id}/revoke", get_revoke, methods=["GET"]),
+    Route("/keys/{key_id}/revoke", post_revoke, methods=["POST"]),
+    Route("/tenants", get_tenants, methods=["GET"]),
+    Route("/tenants", post_tenants, methods=["POST"]),
+    Route("/tenants/switch", post_switch, methods=["POST"]),
     Mount("/static", PageFiles()),
 ]

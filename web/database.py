@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -45,22 +45,27 @@ class Database:
         self._told = False
         self._looking = asyncio.Lock()
 
-    def tenant(self, *tenant_ids: str) -> AbstractAsyncContextManager[AsyncConnection]:
-        """What belongs to these tenants."""
-        return self._transaction({rls.TENANTS: rls.array_text(tenant_ids)})
+    def tenant(self, tenant_id: str) -> AbstractAsyncContextManager[AsyncConnection]:
+        """What belongs to this tenant."""
+        return self._transaction({rls.TENANT: tenant_id})
+
+    async def each_tenant(self, tenant_ids: Iterable[str]) -> AsyncGenerator[tuple[str, AsyncConnection]]:
+        """One tenant after the other, in one transaction: what is executed in a turn sees that tenant's rows."""
+        async with self.nobody() as connection:
+            for tenant_id in tenant_ids:
+                await connection.execute(rls.see_tenant(), {"tenant": tenant_id})
+                yield tenant_id, connection
 
     def credentials(
-        self, credentials: Iterable[str], *, tenants: Iterable[str] = ()
+        self, credentials: Iterable[str], *, tenant_id: str = ""
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """What proves who somebody is: keys, sessions and links, and nothing else.
 
         Args:
           credentials: ids of keys; hashes of sessions and links, and ids of operators, as text.
-          tenants: whose names may be looked up, too.
+          tenant_id: which tenant may be looked up, too.
         """
-        return self._transaction(
-            {rls.CREDENTIALS: rls.array_text(credentials), rls.TENANTS: rls.array_text(tenants)},
-        )
+        return self._transaction({rls.CREDENTIALS: rls.array_text(credentials), rls.TENANT: tenant_id})
 
     def operator(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """The list of tenants; only for signed-in operators."""

@@ -62,7 +62,7 @@ async def post_sign_in(request: Request) -> Response:
         await connection.execute(throttle.forget_tries(), {"forgotten": name})
         await connection.execute(throttle.take_back_try(), {"forgiven": address})
     asked = {"operator": row.id, "tenant": tenancy.DEFAULT_TENANT}
-    session = await _open_session(request, tenancy.open_session(), asked, tenants=(tenancy.DEFAULT_TENANT,))
+    session = await _open_session(request, tenancy.open_session(), asked)
     if session is None:
         error = f"There is no tenant {tenancy.DEFAULT_TENANT!r} to show: ask for a sign-in link to another."
         return render(request, "sign_in.html", {"error": error}, status_code=409)
@@ -91,15 +91,13 @@ async def post_sign_out(request: Request) -> Response:
     return response
 
 
-async def _open_session(
-    request: Request, statement: Any, parameters: dict[str, Any], *known: str, tenants: tuple[str, ...] = ()
-) -> str | None:
+async def _open_session(request: Request, statement: Any, parameters: dict[str, Any], *known: str) -> str | None:
     """A new session's token, or None when the statement opened none; the one that the browser had ends."""
     held = services(request)
     token, secrets = tenancy.new_session_secrets()
     former = request.cookies.get(COOKIE)
     credentials = [*known, secrets["new_hash"].hex(), *([tenancy.digest(former).hex()] if former else [])]
-    async with held.database.credentials(credentials, tenants=tenants) as connection:
+    async with held.database.credentials(credentials, tenant_id=parameters.get("tenant", "")) as connection:
         if (await connection.execute(statement, {**parameters, **secrets})).first() is None:
             return None
         if former:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 import typer
 
 from dev import __main__ as command_line
-from dev import keys
 from dev.home import ROOT
 from models.state import TRANSITIONS
 from models.tables import jobs
@@ -51,9 +51,10 @@ def commands() -> Iterator[str]:
     for command in command_line.app.registered_commands:
         assert command.callback is not None
         yield command.name or command.callback.__name__
-    group = typer.main.get_command(keys.app)
-    for name in group.commands:  # type: ignore[attr-defined]
-        yield f"keys {name}"
+    for name in command_line.GROUPS:
+        group = typer.main.get_command(importlib.import_module(f"dev.{name}").app)
+        for command in group.commands:  # type: ignore[attr-defined]
+            yield f"{name} {command}"
 
 
 def test_the_page_of_states_is_the_state_machine() -> None:
