@@ -77,8 +77,8 @@ async def _keys(request: Request, caller: Caller) -> list[tenancy.ApiKey]:
 
 
 async def _show(request: Request, caller: Caller, *, status_code: int = 200, **more: Any) -> Response:
-    rows = await _keys(request, caller)
     # Those that work first, newest first; then those that are over.
-    rows = sorted(rows[::-1], key=lambda row: row.revoked_at is not None)
+    rows = (await _keys(request, caller))[::-1]
+    rows.sort(key=lambda row: row.revoked_at is not None)
     context = {"viewer": caller, "keys": rows, "key": None, "refused": None, "longest": LABEL_LENGTH, **more}
     return render(request, "keys.html", context, status_code=status_code)
