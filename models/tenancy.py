@@ -313,8 +313,10 @@ def set_operator(connection: Connection, username: str, password: str) -> UUID:
 
     A password that differs from the former one ends the operator's sessions and links.
     """
-    if (known := verify_operator(connection, username, password)) is not None:
-        return known
+    row = connection.execute(find_operator(), {"username": username}).first()
+    if row is not None and password_matches(password, row.password_hash):
+        same: UUID = row.id
+        return same
     statement = insert(operators).values(id=func.gen_random_uuid(), username=username)
     statement = statement.values(password_hash=hash_password(password))
     statement = statement.on_conflict_do_update(
