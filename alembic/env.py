@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from alembic import context
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, create_engine, inspect, pool, text
@@ -9,8 +11,11 @@ from sqlalchemy.exc import IntegrityError
 
 from models.discovery import all_tables
 from models.engine import connect_args, sqlalchemy_url
+from models.rls import build_wall
 from models.settings import get_settings
 from models.tables import SCHEMA
+
+log = logging.getLogger("callboard.migrations")
 
 
 def make_schema(connection: Connection, schema: str) -> None:
@@ -29,14 +34,18 @@ def make_schema(connection: Connection, schema: str) -> None:
         connection.rollback()
 
 
+def is_upgrade(configured: MigrationContext) -> bool:
+    """Whether this is ``alembic upgrade``, not one of the commands that only look."""
+    return getattr(configured.opts.get("fn"), "__name__", "") == "upgrade"
+
+
 def mean_every_head(configured: MigrationContext) -> None:
     """Let ``upgrade head`` mean the newest of every branch.
 
     Domains have migration branches of their own (docs/decisions/0008), and ``alembic upgrade head`` is what people
     and their scripts say; Alembic itself refuses it as soon as there are two branches.
     """
-    asked = configured.opts.get("fn")
-    if getattr(asked, "__name__", "") == "upgrade" and configured.opts.get("destination_rev") == "head":
+    if is_upgrade(configured) and configured.opts.get("destination_rev") == "head":
         configured._migrations_fn = lambda revision, _: context.script._upgrade_revs("heads", revision)
 
 
@@ -71,6 +80,8 @@ def run(connection: Connection, schema: str) -> None:
             text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"callboard-migrate-{schema}"}
         )
         context.run_migrations()
+        if is_upgrade(context.get_context()) and (fault := build_wall(connection, schema, all_tables())):
+            log.warning("the web has no second wall between tenants: %s", fault)
 
 
 settings = get_settings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from functools import cache
@@ -75,21 +76,24 @@ def test(context: typer.Context) -> None:
     sys.exit(run_checks(context.args))
 
 
+#: Commands with commands of their own, each a module of this package; imported only when asked for.
+GROUPS = ("jobs", "keys", "operators", "tenants")
+
+
 @cache
 def add_groups() -> None:
     """Add what most calls do not need and what is slow to import."""
-    from dev import jobs, keys
     from dev.import_bun import import_bun
 
-    app.add_typer(jobs.app, name="jobs")
-    app.add_typer(keys.app, name="keys")
+    for name in GROUPS:
+        app.add_typer(importlib.import_module(f"dev.{name}").app, name=name)
     app.command()(import_bun)
 
 
 def main() -> None:
     """Run the command; a fault is one line and exit code 1."""
     try:
-        if sys.argv[1:2] in (["jobs"], ["keys"], ["import-bun"]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+        if sys.argv[1:2] in [[name] for name in (*GROUPS, "import-bun", "--help")] or len(sys.argv) == 1:
             add_groups()
         app(prog_name="./callboard")
     except Fault as fault:

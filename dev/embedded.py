@@ -17,7 +17,6 @@ from dev.postgres import Postgres, installation
 from dev.servers import Server
 from dev.service import Engaged
 from dev.valkey import Valkey
-from dev.views import views_schema
 
 #: Seconds for the servers of a killed run to end by themselves.
 _LEFTOVER_GRACE_S = 60.0
@@ -100,7 +99,7 @@ class Embedded:
         server.boot(pause)
         home.remember_port("postgres", server.port)
         schema = self.environment.variables.get("CALLBOARD_DB_SCHEMA", "callboard")
-        self.urls["DATABASE_URL"] = server.ensure_database(home.secret("postgres_owner"), views_schema(schema))
+        self.urls["DATABASE_URL"] = server.ensure_database(home.secret("postgres_owner"), schema)
 
     def _boot_redis(self, pause: Callable[[float], None]) -> None:
         say("starting Valkey")

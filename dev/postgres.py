@@ -27,6 +27,8 @@ from dev.console import Fault, say
 from dev.home import Home
 from dev.processes import end, tell
 from dev.servers import Server
+from dev.views import views_schema
+from models.rls import quoted, role_statements, web_role
 
 SUPERUSER = "postgres"
 #: Owner of the database, and the database's own name.
@@ -256,12 +258,12 @@ class Postgres(Server):
         complaints = re.findall(r"(?:FATAL|PANIC|ERROR): +(.*)", output) or output.split("\n")[-2:-1]
         return self._damaged(complaints[-1].strip() if complaints else "it ends without a word")
 
-    def ensure_database(self, owner_password: str, search_path: str) -> str:
-        """Make the database and the role that owns it, if need be.
+    def ensure_database(self, owner_password: str, schema: str) -> str:
+        """Make the database, the role that owns it and the one that the web takes, if need be.
 
         Args:
           owner_password: set anew, so that secrets.json is always right.
-          search_path: schema that comes behind ``public``.
+          schema: that of our tables; the views beside it come behind ``public`` on the search path.
 
         Returns:
           The owner's URL.
@@ -273,9 +275,12 @@ class Postgres(Server):
             connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(owner_password)))
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (OWNER,)).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} SET search_path = public, {}").format(database, sql.Identifier(search_path))
-            )
+            path = sql.Identifier(views_schema(schema))
+            connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = public, {}").format(database, path))
+            web = web_role(schema, OWNER)
+            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (web,)).fetchone() is None:
+                for statement in role_statements(web, member=quoted(OWNER)):
+                    connection.execute(statement.encode())
         return self.url(OWNER, OWNER, owner_password)
 
     def stop(self) -> None:

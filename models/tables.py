@@ -230,6 +230,16 @@ sign_in_links = Table(
     _at("used_at"),
 )
 
+# Tries to sign in with a password, per user name and per client address: a throttle that all web processes share.
+sign_in_attempts = Table(
+    "sign_in_attempts",
+    metadata,
+    Column("key", Text, primary_key=True),  # SHA-256 of what was tried: a name may be a mistyped password
+    Column("tries", Integer, nullable=False),
+    _at("began_at", nullable=False, default_now=True),
+    Index("ix_sign_in_attempts_began_at", "began_at"),
+)
+
 web_sessions = Table(
     "web_sessions",
     metadata,

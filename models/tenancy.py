@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -39,9 +39,12 @@ from sqlalchemy.sql.dml import ReturningInsert
 from models.errors import CallboardError, UnknownTenant
 from models.passwords import hash_password, password_matches
 from models.tables import api_keys, operators, sign_in_links, tenants, web_sessions
+from models.throttle import delete_old_tries
 
 #: The tenant of a bare ``.send()``; exists after the first migration.
 DEFAULT_TENANT: Final = "default"
+#: Characters of a tenant's name at most.
+TENANT_LENGTH: Final = 100
 #: How long a sign-in link works: somebody who reads the banner in the evening may still click it next morning.
 SIGN_IN_LINK_LASTS: Final = timedelta(hours=24)
 #: How long a browser stays signed in.
@@ -108,6 +111,58 @@ def valid_keys() -> Select[Any]:
 
 
 @cache
+def _all_keys() -> Select[Any]:
+    return select(*(api_keys.c[name] for name in ApiKey._fields)).order_by(api_keys.c.created_at, api_keys.c.id)
+
+
+@cache
+def keys_of_tenant() -> Select[Any]:
+    """Rows for :class:`ApiKey`, oldest first, revoked ones too. Parameter: ``tenant``."""
+    return _all_keys().where(api_keys.c.tenant_id == bindparam("tenant", type_=Text()))
+
+
+@cache
+def store_key() -> ReturningInsert[Any]:
+    """A new key; no row: there is no such tenant. Parameters: ``tenant`` and those of :func:`new_key`."""
+    source = select(
+        bindparam("new_id", type_=Text()),
+        tenants.c.id,
+        bindparam("new_hash", type_=LargeBinary()),
+        bindparam("new_label", type_=Text()),
+    ).where(tenants.c.id == bindparam("tenant", type_=Text()))
+    statement = insert(api_keys).from_select(["id", "tenant_id", "secret_hash", "label"], source)
+    return statement.returning(api_keys.c.id)
+
+
+@cache
+def revoke_key_of_tenant() -> Update:
+    """End a tenant's key for good; no row: no such key, or revoked before. Parameters: ``tenant``, ``key_id``."""
+    return (
+        update(api_keys)
+        .values(revoked_at=func.now())
+        .where(
+            api_keys.c.tenant_id == bindparam("tenant", type_=Text()),
+            api_keys.c.id == bindparam("key_id", type_=Text()),
+            api_keys.c.revoked_at.is_(None),
+        )
+        .returning(api_keys.c.id)
+    )
+
+
+@cache
+def all_tenants() -> Select[Any]:
+    """Rows (id, created_at), in order of id."""
+    return select(tenants.c.id, tenants.c.created_at).order_by(tenants.c.id)
+
+
+@cache
+def store_tenant() -> ReturningInsert[Any]:
+    """A new tenant; no row: it exists. Parameter: ``tenant``."""
+    statement = insert(tenants).values(id=bindparam("tenant", type_=Text())).on_conflict_do_nothing()
+    return statement.returning(tenants.c.id)
+
+
+@cache
 def find_operator() -> Select[Any]:
     """An operator's ``id`` and ``password_hash``. Parameter: ``username``."""
     return select(operators.c.id, operators.c.password_hash).where(
@@ -117,9 +172,9 @@ def find_operator() -> Select[Any]:
 
 @cache
 def find_session() -> Select[Any]:
-    """A living session's tenant, CSRF token and user name. Parameter: ``token_hash``."""
+    """A living session's tenant, CSRF token and operator. Parameter: ``token_hash``."""
     return (
-        select(web_sessions.c.tenant_id, web_sessions.c.csrf_token, operators.c.username)
+        select(web_sessions.c.tenant_id, web_sessions.c.csrf_token, web_sessions.c.operator_id, operators.c.username)
         .join_from(web_sessions, operators, operators.c.id == web_sessions.c.operator_id)
         .where(
             web_sessions.c.token_hash == bindparam("token_hash", type_=LargeBinary()),
@@ -189,6 +244,21 @@ def close_session() -> Delete:
     return delete(web_sessions).where(web_sessions.c.token_hash == bindparam("token_hash", type_=LargeBinary()))
 
 
+def new_key(label: str | None = None) -> tuple[str, dict[str, Any]]:
+    """A key, ``cb_<id>_<secret>``, and the parameters that store it (``new_id``, ``new_hash``, ``new_label``)."""
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    return f"cb_{key_id}_{secret}", {"new_id": key_id, "new_hash": digest(secret), "new_label": label}
+
+
+def tenant_fault(tenant_id: str) -> str | None:
+    """What is wrong with a name for a tenant, as a sentence's end; None when nothing is."""
+    if not 1 <= len(tenant_id) <= TENANT_LENGTH:
+        return f"must have 1 to {TENANT_LENGTH} characters"
+    if not tenant_id.isprintable() or tenant_id != tenant_id.strip():
+        return "must be printable, without spaces at its ends"
+    return None
+
+
 def new_session_secrets() -> tuple[str, dict[str, Any]]:
     """A session's token for the cookie, and the parameters that store it (``new_hash``, ``new_csrf``)."""
     token = secrets.token_urlsafe(32)
@@ -200,8 +270,7 @@ def new_session_secrets() -> tuple[str, dict[str, Any]]:
 
 def ensure_tenant(connection: Connection, tenant_id: str) -> bool:
     """Create the tenant unless it exists; returns whether it is new."""
-    statement = insert(tenants).values(id=tenant_id).on_conflict_do_nothing().returning(tenants.c.id)
-    return connection.execute(statement).first() is not None
+    return connection.execute(store_tenant(), {"tenant": tenant_id}).first() is not None
 
 
 def create_key(connection: Connection, tenant_id: str, label: str | None = None) -> str:
@@ -210,23 +279,17 @@ def create_key(connection: Connection, tenant_id: str, label: str | None = None)
     Raises:
       UnknownTenant: nothing was stored.
     """
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    source = select(
-        literal(key_id, Text), tenants.c.id, literal(digest(secret), LargeBinary), literal(label, Text)
-    ).where(tenants.c.id == tenant_id)
-    statement = insert(api_keys).from_select(["id", "tenant_id", "secret_hash", "label"], source)
-    if connection.execute(statement.returning(api_keys.c.id)).first() is None:
+    key, parameters = new_key(label)
+    if connection.execute(store_key(), {**parameters, "tenant": tenant_id}).first() is None:
         raise UnknownTenant(f"there is no tenant {tenant_id!r}: no key was made")
-    return f"cb_{key_id}_{secret}"
+    return key
 
 
 def list_keys(connection: Connection, tenant_id: str | None = None) -> list[ApiKey]:
     """The keys of one tenant or of all, oldest first, revoked ones too."""
-    columns = [api_keys.c[name] for name in ApiKey._fields]
-    statement = select(*columns).order_by(api_keys.c.created_at, api_keys.c.id)
     if tenant_id is not None:
-        statement = statement.where(api_keys.c.tenant_id == tenant_id)
-    return [ApiKey(*row) for row in connection.execute(statement)]
+        return [ApiKey(*row) for row in connection.execute(keys_of_tenant(), {"tenant": tenant_id})]
+    return [ApiKey(*row) for row in connection.execute(_all_keys())]
 
 
 def revoke_key(connection: Connection, key_id: str) -> bool:
@@ -246,14 +309,38 @@ def revoke_key(connection: Connection, key_id: str) -> bool:
 
 
 def set_operator(connection: Connection, username: str, password: str) -> UUID:
-    """Create the operator, or give an existing one this password; returns the id."""
+    """Create the operator, or give an existing one this password; returns the id.
+
+    A password that differs from the former one ends the operator's sessions and links.
+    """
+    row = connection.execute(find_operator(), {"username": username}).first()
+    if row is not None and password_matches(password, row.password_hash):
+        same: UUID = row.id
+        return same
     statement = insert(operators).values(id=func.gen_random_uuid(), username=username)
     statement = statement.values(password_hash=hash_password(password))
     statement = statement.on_conflict_do_update(
         index_elements=[operators.c.username], set_={"password_hash": statement.excluded.password_hash}
     )
-    found: UUID = connection.execute(statement.returning(operators.c.id)).scalar_one()
+    changed = statement.returning(operators.c.id).cte("changed")
+    # One statement: nobody may stay signed in by a password that is over.
+    ended = [
+        delete(table).where(table.c.operator_id == changed.c.id).cte(f"ended_{table.name}")
+        for table in (web_sessions, sign_in_links)
+    ]
+    found: UUID = connection.execute(select(changed.c.id).add_cte(*ended)).scalar_one()
     return found
+
+
+def list_operators(connection: Connection) -> list[tuple[str, datetime]]:
+    """User names and when they were made, in order of name."""
+    statement = select(operators.c.username, operators.c.created_at).order_by(operators.c.username)
+    return [(row.username, row.created_at) for row in connection.execute(statement)]
+
+
+def delete_operator(connection: Connection, username: str) -> bool:
+    """Delete the operator, with all sessions and links; False: there was none."""
+    return connection.execute(delete(operators).where(operators.c.username == username)).rowcount > 0
 
 
 def verify_operator(connection: Connection, username: str, password: str) -> UUID | None:
@@ -297,7 +384,8 @@ def redeem_sign_in_link(connection: Connection, token: str) -> str | None:
 
 
 def delete_expired(connection: Connection) -> int:
-    """Delete links and sessions that no longer work; returns how many."""
+    """Delete links and sessions that no longer work, and counts of tries that are over; returns how many."""
     gone = connection.execute(delete(web_sessions).where(web_sessions.c.expires_at <= func.now())).rowcount
     over = or_(sign_in_links.c.expires_at <= func.now(), sign_in_links.c.used_at.is_not(None))
-    return gone + connection.execute(delete(sign_in_links).where(over)).rowcount
+    gone += connection.execute(delete(sign_in_links).where(over)).rowcount
+    return gone + connection.execute(delete_old_tries()).rowcount

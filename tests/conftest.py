@@ -29,7 +29,9 @@ from dev.migrations import upgrade
 from dev.postgres import Installation, Postgres, reachable_binaries
 from dev.valkey import Valkey
 from models.engine import make_engine
+from models.rls import web_role
 from models.settings import Settings, get_settings, load_settings, variables
+from models.tables import SCHEMA
 from tests.support import missing, scratch_folder
 
 #: A test's kind is the folder it lies in.
@@ -123,8 +125,12 @@ def database_owner(postgres_url: str) -> Iterator[tuple[str, str]]:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password)))
         # Whoever creates a database for a role must be a member of it, unless superuser.
         connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+        # What an administrator does for an owner who may not create roles (models/rls.py).
+        web = sql.Identifier(web_role(SCHEMA, name))
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN NOINHERIT").format(web))
+        connection.execute(sql.SQL("GRANT {} TO {}").format(web, role))
         yield name, password
-        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+        connection.execute(sql.SQL("DROP ROLE {}, {}").format(web, role))
 
 
 @contextmanager

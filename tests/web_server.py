@@ -26,9 +26,10 @@ ORIGIN = "https://app.example"
 
 
 class WebServer:
-    """``uvicorn --factory web.app:create_app`` on a port of its own."""
+    """``uvicorn --factory web.app:create_app`` (or another application) on a port of its own."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, app: str = "web.app:create_app") -> None:
+        self.app = app
         self.environment = environment
         self.log = log
         with socket.socket() as free:
@@ -39,7 +40,7 @@ class WebServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        command = [sys.executable, "-m", "uvicorn", "--factory", "web.app:create_app", "--port", str(self.port)]
+        command = [sys.executable, "-m", "uvicorn", "--factory", self.app, "--port", str(self.port)]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("CALLBOARD_", "DATABASE_", "REDIS_"))}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -20,6 +20,7 @@ from models.engine import make_async_engine
 from models.settings import Settings, SettingsError, get_settings
 from web import batch
 from web.auth import Keyring
+from web.database import Database
 from web.domain import domains
 from web.farewell import watch_for_the_end
 from web.feed import BLOCK_MS, Repair, StreamReader
@@ -80,14 +81,16 @@ async def _running(settings: Settings, secret_key: str) -> AsyncIterator[Service
         retry=Retry(NoBackoff(), 0),  # the reader decides what is repeated
     )
     hub = Hub()
-    openings, keyring = Openings(engine, hub), Keyring(engine)
+    database = Database(engine, settings.db_schema)
+    openings, keyring = Openings(database, hub), Keyring(database)
     reader = StreamReader(settings, client, hub)
-    repair = Repair(engine, hub, reader, openings, keyring)
-    tasks = [asyncio.create_task(task) for task in (reader.run(), repair.run(), watch_for_the_end(hub))]
+    repair = Repair(database, hub, reader, openings, keyring)
+    duties = (reader.run(), repair.run(), database.look(), watch_for_the_end(hub))
+    tasks = [asyncio.create_task(duty) for duty in duties]
     for task in tasks:
         task.add_done_callback(_died)
     try:
-        yield Services(settings, engine, client, keyring, hub, openings, Tickets(secret_key))
+        yield Services(settings, database, client, keyring, hub, openings, Tickets(secret_key))
     finally:
         hub.drop("closing")
         for task in tasks:

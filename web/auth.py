@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
 from models import tenancy
+from web.database import Database
 from web.problems import Problem
 from web.services import services
 
@@ -40,7 +42,7 @@ class Caller:
 
     Attributes:
       credential: ``key:<id>`` or ``session:<hash>``; streams ask again and again whether it still holds.
-      username: the operator of a session.
+      username, operator_id: the operator of a session; None for a key.
       csrf_token: what state-changing requests of this session must carry.
     """
 
@@ -48,13 +50,19 @@ class Caller:
     credential: str
     username: str | None = None
     csrf_token: str | None = None
+    operator_id: UUID | None = None
+
+    @property
+    def session_hash(self) -> bytes:
+        """What the database knows this session by; only where there is an ``operator_id``."""
+        return bytes.fromhex(self.credential.removeprefix("session:"))
 
 
 class Keyring:
     """Looks up keys and sessions, and remembers for a moment what it found."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._known: OrderedDict[str, tuple[float, Caller, bytes]] = OrderedDict()
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -75,7 +83,7 @@ class Keyring:
         return caller if compare_digest(expected, digest) else None
 
     async def _find_key(self, key_id: str, digest: bytes) -> tuple[Caller, bytes] | None:
-        async with self._engine.connect() as connection:
+        async with self._database.credentials([key_id]) as connection:
             row = (await connection.execute(tenancy.find_key(), {"key_id": key_id})).first()
             if row is None or not compare_digest(row.secret_hash, digest):
                 return None
@@ -93,11 +101,11 @@ class Keyring:
         return found[0] if found else None
 
     async def _find_session(self, digest: bytes, credential: str) -> tuple[Caller, bytes] | None:
-        async with self._engine.connect() as connection:
+        async with self._database.credentials([digest.hex()]) as connection:
             row = (await connection.execute(tenancy.find_session(), {"token_hash": digest})).first()
         if row is None:
             return None
-        return self._remember(Caller(row.tenant_id, credential, row.username, row.csrf_token), digest)
+        return self._remember(Caller(row.tenant_id, credential, row.username, row.csrf_token, row.operator_id), digest)
 
     @asynccontextmanager
     async def _asking(self, credential: str) -> AsyncIterator[None]:
@@ -115,7 +123,7 @@ class Keyring:
         keys = [c.removeprefix("key:") for c in credentials if c.startswith("key:")]
         sessions = [bytes.fromhex(c.removeprefix("session:")) for c in credentials if c.startswith("session:")]
         valid: set[str] = set()
-        async with self._engine.connect() as connection:
+        async with self._database.credentials([*keys, *(session.hex() for session in sessions)]) as connection:
             if keys:
                 rows = await connection.execute(tenancy.valid_keys(), {"key_ids": keys})
                 valid |= {f"key:{row.id}" for row in rows}
@@ -161,15 +169,16 @@ async def identify(request: Request) -> Caller | None:
 
 
 async def require(request: Request) -> Caller:
-    """Who this is; for a browser's state-changing request, with the session's CSRF token checked.
+    """Who this is; for a browser's state-changing request, with its origin and the session's CSRF token checked.
 
     Raises:
-      Problem: 401 nobody or somebody unknown, 403 the token is missing or wrong.
+      Problem: 401 nobody or somebody unknown, 403 the token is missing or wrong, or the page is another site's.
     """
     caller = await identify(request)
     if caller is None:
         raise unauthorized("An API key is needed: Authorization: Bearer cb_<id>_<secret>.")
     if caller.csrf_token is not None and request.method not in SAFE_METHODS:
+        refuse_other_sites(request)
         given = request.headers.get(CSRF_HEADER)
         if given is None and request.headers.get("content-type", "").startswith(_FORMS):
             field = (await request.form()).get(CSRF_FIELD)
@@ -181,6 +190,18 @@ async def require(request: Request) -> Caller:
                 slug="csrf",
             )
     return caller
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Somebody else's page must not act, or sign its visitor in, here: the browser says whose page it is.
+
+    Raises:
+      Problem: 403. Programs that are no browser say nothing, and pass.
+    """
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise Problem(403, "Do this on the site's own page; nothing was done.", slug="other-site")
 
 
 def unauthorized(detail: str) -> Problem:

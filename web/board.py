@@ -19,9 +19,11 @@ from web.auth import Caller
 from web.docs_page import get_docs
 from web.job_list import cursor_of, place_of
 from web.job_page import job_page, post_cancel, post_retry, to_job_page
+from web.keys_page import get_keys, get_revoke, post_keys, post_revoke
 from web.pages import PageFiles, message_page, page, render
 from web.send_page import get_send, post_send
 from web.services import services
+from web.tenants_page import get_tenants, post_switch, post_tenants
 
 #: Jobs on one page.
 PAGE_JOBS: Final = 50
@@ -94,7 +96,7 @@ async def get_board(request: Request, caller: Caller) -> Response:
         return message_page(request, 404, "Not on the board", text, viewer=caller)
     statement = board_page(status=view.status, job_type=view.type, before=view.before, limit=PAGE_JOBS + 1)
     mine = {"tenant": caller.tenant_id}
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         rows = [row._mapping for row in await connection.execute(statement, mine)]
         numbers = {row.status: row.number for row in await connection.execute(counts(), mine)}
     jobs, more = rows[:PAGE_JOBS], len(rows) > PAGE_JOBS
@@ -159,5 +161,12 @@ routes: list[BaseRoute] = [
     Route("/board/jobs/{job_id}/retry", post_retry, methods=["POST"]),
     Route("/board/jobs/{job_id}/cancel", to_job_page),
     Route("/board/jobs/{job_id}/retry", to_job_page),
+    Route("/keys", get_keys, methods=["GET"]),
+    Route("/keys", post_keys, methods=["POST"]),
+    Route("/keys/{key_id}/revoke", get_revoke, methods=["GET"]),
+    Route("/keys/{key_id}/revoke", post_revoke, methods=["POST"]),
+    Route("/tenants", get_tenants, methods=["GET"]),
+    Route("/tenants", post_tenants, methods=["POST"]),
+    Route("/tenants/switch", post_switch, methods=["POST"]),
     Mount("/static", PageFiles()),
 ]

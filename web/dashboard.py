@@ -62,7 +62,7 @@ async def get_queues(request: Request, caller: Caller) -> Response:
     if dashboard() is None:
         text = 'These pages need dramatiq-dashboard, which is not installed: add the extra "dashboard".'
         return message_page(request, 501, "Not installed", text, viewer=caller)
-    view = View(services(request).engine.connect, caller.tenant_id)
+    view = View(lambda: services(request).tenant_connection(caller.tenant_id), caller.tenant_id)
     await view.look()
     current_view.set(view)
     status, location, body = await to_thread.run_sync(_call, address[0], cursor, limiter=_threads())

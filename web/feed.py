@@ -10,13 +10,15 @@ import asyncio
 import hashlib
 import random
 import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actors.runtime.feed import stream_key
 from actors.runtime.logs import get_logger
@@ -24,8 +26,9 @@ from models import queries
 from models.arrays import parameters
 from models.settings import Settings
 from web.auth import Keyring
+from web.database import Database
 from web.feed_items import Position, read_entry
-from web.hub import Hub
+from web.hub import Hub, Watched
 from web.openings import Openings
 
 log = get_logger("feed")
@@ -153,9 +156,9 @@ class Repair:
     """Compares what is shown with the ledger, every two seconds, for ever."""
 
     def __init__(
-        self, engine: AsyncEngine, hub: Hub, reader: StreamReader, openings: Openings, keyring: Keyring
+        self, database: Database, hub: Hub, reader: StreamReader, openings: Openings, keyring: Keyring
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._hub = hub
         self._reader = reader
         self._openings = openings
@@ -184,26 +187,31 @@ class Repair:
         hub = self._hub
         self._openings.forget_stale()
         shown = hub.silent(REPAIR_EVERY_S)
-        tenants = hub.tenants()
-        if not shown and not tenants:
+        followed = set(hub.tenants())
+        if not shown and not followed:
             return
-        asks: list[tuple[Any, dict[str, Any]]] = []
+        lost = not self._reader.is_connected or self._is_troubled()
+        theirs: defaultdict[str, list[Watched]] = defaultdict(list)
+        for watched in shown:
+            theirs[watched.tenant_id].append(watched)
+        async with aclosing(self._database.each_tenant(sorted({*followed, *theirs}))) as turns:
+            async for tenant, connection in turns:
+                for statement, values in self._asks(tenant, theirs[tenant], is_followed=tenant in followed, lost=lost):
+                    hub.publish_rows((await connection.execute(statement, values)).all())
+
+    def _asks(
+        self, tenant: str, shown: list[Watched], *, is_followed: bool, lost: bool
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """What to read of one tenant: jobs that are shown; and if somebody follows them all, those not announced."""
         if shown:
             ids, owners, versions = zip(*shown, strict=True)
-            asks.append(
-                (
-                    queries.newer_versions(),
-                    parameters("shown", id=list(ids), tenant=list(owners), version=list(versions)),
-                )
-            )
-        if tenants:
-            asks.append((queries.changed_lately(), {**parameters("watched", tenant=tenants), "within_s": TROUBLED_S}))
-            if not self._reader.is_connected or self._is_troubled():
+            columns = parameters("shown", id=list(ids), tenant=list(owners), version=list(versions))
+            yield queries.newer_versions(), columns
+        if is_followed:
+            yield queries.changed_lately(), {**parameters("watched", tenant=[tenant]), "within_s": TROUBLED_S}
+            if lost:
                 since = datetime.now(UTC) - timedelta(seconds=TROUBLED_S)
-                asks += [(queries.finished_since(), {"tenant": tenant, "since": since}) for tenant in tenants]
-        async with self._engine.connect() as connection:
-            for statement, values in asks:
-                hub.publish_rows((await connection.execute(statement, values)).all())
+                yield queries.finished_since(), {"tenant": tenant, "since": since}
 
     def _is_troubled(self) -> bool:
         return asyncio.get_running_loop().time() - self._reader.trouble_at < TROUBLED_S

@@ -37,7 +37,7 @@ async def get_readyz(request: Request) -> Response:
 
 async def _postgres(held: Services) -> dict[str, Any]:
     async def revision() -> str | None:
-        async with held.engine.connect() as connection:
+        async with held.database.nobody() as connection:
             found: str | None = (await connection.execute(schema_revision())).scalar()
             return found
 

@@ -111,7 +111,7 @@ async def find_page(request: Request, caller: Caller, wanted: Filter) -> Page:
         before=wanted.before,
         limit=wanted.limit + 1,
     )
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         found = await connection.execute(statement, {"tenant": caller.tenant_id})
         rows = all_rows(found)
     kept = rows[: wanted.limit]

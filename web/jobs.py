@@ -50,7 +50,7 @@ def _message(caller: Caller, send: Send) -> Message[Any]:
 
 async def find_job(request: Request, caller: Caller, job_id: UUID) -> Mapping[str, Any] | None:
     """The caller's job as a row of JOB_COLUMNS, or None."""
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         found = await connection.execute(queries.one_job(), {"tenant": caller.tenant_id, "job_id": job_id})
         return one_row(found)
 
@@ -156,7 +156,7 @@ async def retry_job(request: Request, caller: Caller, job_id: UUID) -> Mapping[s
 
 async def _change(request: Request, caller: Caller, job_id: UUID, name: str, statement: Any) -> Mapping[str, Any]:
     parameters = {"tenant": caller.tenant_id, "job_id": job_id}
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         changed = all_rows(await connection.execute(statement, parameters))
         found = one_row(await connection.execute(queries.one_job(), parameters))
     our_broker().bell.announce(changed)

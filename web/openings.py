@@ -13,11 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from actors.runtime.feed import event_of
 from models import queries
 from models.state import LIVE
+from web.database import Database
 from web.feed_items import RESET_FRAME, Position, encode_frame, parse_event_id
 from web.hub import Hub
 from web.subscriber import Subscriber
@@ -73,8 +72,8 @@ class Opening:
 class Openings:
     """Reads the ledger for streams that begin."""
 
-    def __init__(self, engine: AsyncEngine, hub: Hub) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, hub: Hub) -> None:
+        self._database = database
         self._hub = hub
         self._kept: dict[tuple[Any, ...], asyncio.Task[Reading]] = {}
 
@@ -143,7 +142,7 @@ class Openings:
     async def _read(self, statement: Any, parameters: dict[str, Any]) -> Reading:
         hub = self._hub
         number, event_id = hub.number, hub.tail.event_id(hub.epoch)  # before: what comes meanwhile is told again
-        async with self._engine.connect() as connection:
+        async with self._database.tenant(parameters["tenant"]) as connection:
             rows = (await connection.execute(statement, parameters)).all()
         hub.publish_rows(rows)  # for everybody else: news that nobody has announced
         return Reading(rows, number, event_id, asyncio.get_running_loop().time() + FRESH_S)

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from web.auth import SAFE_METHODS, Caller, identify, require
 from web.domain import domains
-from web.problems import problem_of
+from web.problems import Problem, problem_of
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -28,7 +28,7 @@ PRETTY_LIMIT = 20_000
 #: (path, name) of the pages that every signed-in person finds in the head of each; domains add theirs.
 NAVIGATION = (("/", "Board"), ("/send", "Send"), ("/docs", "API"))
 #: The same for signed-in operators only.
-OPERATORS_NAVIGATION = (("/dashboard/queues", "Queues"),)
+OPERATORS_NAVIGATION = (("/dashboard/queues", "Queues"), ("/keys", "Keys"), ("/tenants", "Tenants"))
 
 #: Only our own files, nothing inline, nobody frames us, forms and fetches stay at home.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -198,6 +198,20 @@ def page(
             return response
 
     return endpoint
+
+
+def operator_page(
+    handler: Callable[[Request, Caller], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """A :func:`page` for signed-in operators: an API key, whoever has it, is refused."""
+
+    @wraps(handler)
+    async def operators_only(request: Request, caller: Caller) -> Response:
+        if caller.operator_id is None:
+            raise Problem(403, "This page is for signed-in operators; an API key does not open it.", slug="operators")
+        return await handler(request, caller)
+
+    return page(operators_only)
 
 
 class PageFiles(StaticFiles):

@@ -14,7 +14,7 @@ from web.services import services
 async def get_queues(request: Request) -> Response:
     """Every queue that a job type names or a job lies in, by name; the numbers are the ledger's, exactly."""
     caller = await require(request)
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         found = await connection.execute(queue_counts.of_tenant(), {"tenant": caller.tenant_id})
         counted = {row.queue: [row._mapping[name] for name in queue_counts.COUNTS] for row in found}
     names = {kind.actor.queue_name for kind in job_types().values()} | counted.keys()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import HTTPConnection
 
 from models.settings import Settings
 
 if TYPE_CHECKING:
     from web.auth import Keyring
+    from web.database import Database
     from web.hub import Hub
     from web.openings import Openings
     from web.tickets import Tickets
@@ -23,12 +25,16 @@ class Services:
     """One per application, in ``app.state.services`` while its lifespan lasts."""
 
     settings: Settings
-    engine: AsyncEngine
+    database: Database
     redis: Redis
     keyring: Keyring
     hub: Hub
     openings: Openings
     tickets: Tickets
+
+    def tenant_connection(self, tenant_id: str) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction that sees this tenant's rows and no other's; commits when its block ends well."""
+        return self.database.tenant(tenant_id)
 
 
 def services(request: HTTPConnection) -> Services:

@@ -116,7 +116,7 @@ async def post_ticket(request: Request) -> Response:
 async def _found(request: Request, caller: Caller, text: str) -> str:
     """The id of the caller's job. Raises Problem 404."""
     job_id = parse_job_id(text)
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         row = (await connection.execute(one_event(), {"tenant": caller.tenant_id, "job_id": job_id})).first()
     if row is None:
         raise job_not_found(text)

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from actors.runtime.broker import _LIVE_IN_QUEUE
 from actors.runtime.quarantine import DUE_SUSPECT
-from models import ledger, liveness, offers, queries, queue_counts, retention
+from models import ledger, liveness, offers, queries, queue_counts, retention, rls
 from models.arrays import parameters
 from models.board import board_page
 from models.engine import psycopg_dialect
@@ -234,6 +234,30 @@ def test_it_uses_its_index(filled: psycopg.Connection[Any], name: str, mode: str
     assert scans == [], outline(plan)
     used = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
     assert used & expected, outline(plan)
+
+
+#: What the web asks.
+OF_THE_WEB = {"cancel", "replay", "one_job", "one_event", "newer_versions", *SELDOM}
+OF_THE_WEB -= {"delete_completed", "delete_failed", "join"}
+WEB_CASES = [(name, mode) for name, mode in CASES if name in OF_THE_WEB]
+
+
+@pytest.mark.parametrize(("name", "mode"), WEB_CASES)
+def test_it_uses_its_index_behind_the_second_wall(
+    filled: psycopg.Connection[Any], database_owner: tuple[str, str], name: str, mode: str
+) -> None:
+    """As the web's role, with the policies' conditions in the plan."""
+    statement, values, expected = {**HOT, **SELDOM}[name]
+    with filled.transaction(force_rollback=True):
+        role = sql.Identifier(rls.web_role("callboard", database_owner[0]))
+        filled.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+        filled.execute("SELECT set_config(%s, %s, true)", [rls.TENANT, "tenant1"])
+        plan = explain(filled, statement, values, mode)
+    scans = [node for node in nodes(plan) if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "jobs"]
+    assert scans == [], outline(plan)
+    used = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
+    assert used & expected, outline(plan)
+    assert rls.TENANT in str(plan), "no policy in the plan"
 
 
 @pytest.mark.parametrize("offered", [False, True])

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "idempotency_keys"
-down_revision = "0001"
+down_revision = "sign_in_attempts"
 branch_labels = None
 depends_on = None
 
