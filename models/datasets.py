@@ -135,27 +135,11 @@ def add_chunk() -> ReturningInsert[Any]:
 
 
 @cache
-def finish_content() -> ReturningUpdate[Any]:
-    """Say that all chunks are there. Parameters: ``content``, ``bytes_in_all``, ``line_count``, ``digest``."""
-    return (
-        update(contents)
-        .where(contents.c.id == _content)
-        .values(
-            size=bindparam("bytes_in_all", type_=BigInteger()),
-            lines=bindparam("line_count", type_=BigInteger()),
-            sha256=bindparam("digest", type_=LargeBinary()),
-            expires_at=_in(KEPT),
-        )
-        .returning(contents.c.id)
-    )
-
-
-@cache
 def put_dataset() -> ReturningInsert[Any]:
-    """Let a dataset be this content, and let the content that it was expire; one statement, all or nothing.
+    """Finish a content and let a dataset be it, and what the dataset was before expire: one statement, all or nothing.
 
-    Parameters: ``tenant``, ``dataset``, ``content``. Gives ``created_at`` and ``updated_at``, equal when it is new.
-    No row: the content expired before it was finished.
+    Parameters: ``tenant``, ``dataset``, ``content``, ``bytes_in_all``, ``line_count``, ``digest``. Gives
+    ``created_at`` and ``updated_at``, equal when it is new. No row: the upload took too long and is gone.
     """
     before = (
         update(contents)
@@ -169,8 +153,20 @@ def put_dataset() -> ReturningInsert[Any]:
         .returning(contents.c.id)
         .cte("before")
     )
-    source = select(_tenant, _dataset, contents.c.id).where(contents.c.id == _content, contents.c.size.is_not(None))
-    put = insert(datasets).from_select(["tenant_id", "id", "content_id"], source).add_cte(before)
+    finished = (
+        update(contents)
+        .where(contents.c.id == _content)
+        .values(
+            size=bindparam("bytes_in_all", type_=BigInteger()),
+            lines=bindparam("line_count", type_=BigInteger()),
+            sha256=bindparam("digest", type_=LargeBinary()),
+            expires_at=_in(KEPT),
+        )
+        .returning(contents.c.id)
+        .cte("finished")
+    )
+    put = insert(datasets).from_select(["tenant_id", "id", "content_id"], select(_tenant, _dataset, finished.c.id))
+    put = put.add_cte(before)
     return put.on_conflict_do_update(
         index_elements=[datasets.c.tenant_id, datasets.c.id],
         set_={"content_id": put.excluded.content_id, "updated_at": func.clock_timestamp()},
@@ -179,8 +175,8 @@ def put_dataset() -> ReturningInsert[Any]:
 
 @cache
 def drop_content() -> Delete:
-    """Forget an upload that did not come to its end. Parameter: ``content``."""
-    return delete(contents).where(contents.c.id == _content)
+    """Forget an upload that did not come to its end; one that did stays. Parameter: ``content``."""
+    return delete(contents).where(contents.c.id == _content, contents.c.size.is_(None))
 
 
 @cache
@@ -265,4 +261,3 @@ def delete_expired() -> Delete:
         .with_for_update(skip_locked=True)
     )
     return delete(contents).where(contents.c.id.in_(picked), past)
-

@@ -4,6 +4,8 @@ Nothing is guessed that could lose something: leading zeros, signs and numbers o
 decimal column is computed as decimal, and only numbers with exponents become binary floating point.
 """
 
+# ruff: noqa: S608 - columns by their place, numbers and our own paths: nothing in the SQL is a tenant's text
+
 from __future__ import annotations
 
 from enum import StrEnum

@@ -104,7 +104,7 @@ class DataPayload(_Part):
 
     data_id: UUID = Field(description="a dataset of PUT /datasets/{dataId}")
     operation: Operation = Field(
-        description="profile: what is in each column · aggregate: figures per group · filter: a new dataset of some rows"
+        description="profile: what is in each column · aggregate: figures per group · filter: rows, as a new dataset"
     )
     group_by: Annotated[list[Name], Field(min_length=1, max_length=20)] | None = Field(
         None, description="columns; for aggregate"

@@ -69,7 +69,7 @@ def _compare(op: str, value: Any, column: Column, parameters: list[Any]) -> str:
 def _compare_exact(op: str, value: Decimal, column: Column, parameters: list[Any]) -> str:
     """Compare with a number that may have more digits than the column: never by rounding it."""
     limit = Decimal(10) ** (_DIGITS - column.scale - 1)
-    if abs(value) >= limit:  # beyond every cell, which has 30 digits at most
+    if value.copy_abs() >= limit:  # beyond every cell, which has 30 digits at most
         value = limit.copy_sign(value)
     below = value.quantize(Decimal(1).scaleb(-column.scale), ROUND_FLOOR, _WIDE)
     if below != value:
@@ -117,4 +117,3 @@ def _misfit(column: Column, value: Any, remedy: str) -> NoReturn:
 
 
 _WIDE: Final = Context(prec=2 * _DIGITS, Emin=-999999999999, Emax=999999999999)
-
