@@ -46,6 +46,9 @@ class _Progress:
         self._job.progress(self._done, self.steps, doing)
         self._done += 1
 
+    def end(self) -> None:
+        self._job.progress(self.steps, self.steps, "done")
+
 
 @job_type(DataPayload)
 @dramatiq.actor(actor_name="data_processing", max_retries=2, time_limit=TIME_LIMIT_MS)
@@ -92,6 +95,7 @@ class _Processing:
             self.progress.next("loading the columns")
             matching = staged.load(columns.values(), *where(self.payload.where or [], columns), engine)
             found = self._operation()(engine, columns)
+        self.progress.end()
         return {
             "operation": self.payload.operation,
             "data_id": str(self.payload.data_id),

@@ -116,6 +116,7 @@ def engine_on(
 
     try:
         connection.execute("SET allowed_paths = [" + quoted(readable) + "]")
+        connection.execute("SET enable_progress_bar = false")  # it would print into the worker's log
         # In this order: each locks what was set before.
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")

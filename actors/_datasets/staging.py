@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from actors._datasets.engine import Engine, quoted
 from actors._datasets.kinds import Column, kind_of, shape_query
-from actors._datasets.records import MAX_RECORD, Source
+from actors._datasets.records import Source
 from actors.runtime.errors import PermanentError
 from models.json_data import clean_text
 
@@ -19,7 +19,8 @@ from models.json_data import clean_text
 CHECK_EVERY: Final = 2_000
 #: Columns whose shapes are found in one query.
 SHAPES_AT_ONCE: Final = 50
-_EMPTY_TEXT: Final = '""'
+#: Characters of one row in the file: DuckDB reads it whole.
+MAX_ROW: Final = 2 * 1024 * 1024
 
 
 class Staged:
@@ -37,16 +38,20 @@ class Staged:
     def _write(self, check: Callable[[], None]) -> None:
         if not self.source.is_csv:
             # Every key must be known before the first row is written.
-            for number, _ in enumerate(self.source.records()):
+            for number, _ in enumerate(self.source.records(texts=False)):
                 if number % CHECK_EVERY == 0:
                     check()
+        is_csv, texts, rows = self.source.is_csv, self._texts, 0
         with self.path.open("w", encoding="utf-8", newline="") as file:
-            for record in self.source.records():
-                if self.rows % CHECK_EVERY == 0:
+            for record in self.source.records(texts=False):
+                if rows % CHECK_EVERY == 0:
                     check()
-                self.rows += 1
-                cells = record.cells if self.source.is_csv else self._texts(record.cells)
-                file.write(f"{self.rows},{_row(cells, empty='' if self.source.is_csv else _EMPTY_TEXT)}\n")
+                rows += 1
+                line = _row(record.cells, empty="") if is_csv else _row(texts(record.cells), empty='""')
+                if len(line) > MAX_ROW:
+                    raise PermanentError(f"line {record.line:,}: the record is longer than {MAX_ROW:,} characters")
+                file.write(f"{rows},{line}\n")
+        self.rows = rows
 
     def _texts(self, cells: list[Any]) -> list[str | None]:
         """JSON's cells as texts; what they were is remembered."""
@@ -69,7 +74,7 @@ class Staged:
             f"read_csv({quoted(self.path)}, auto_detect = false, header = false, delim = ',', quote = '\"', "
             # Quoted, a text is never null: JSON lines know "" beside null. CSV's empty fields are not quoted here.
             f"escape = '\"', new_line = '\\n', nullstr = '', allow_quoted_nulls = false, "
-            f"max_line_size = {8 * MAX_RECORD}, columns = {{{columns}}})"
+            f"max_line_size = {4 * MAX_ROW}, columns = {{{columns}}})"
         )
 
     def types_of(self, names: Iterable[str], engine: Engine) -> dict[str, Column]:
