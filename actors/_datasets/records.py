@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -73,20 +74,20 @@ class Source:
 
     def _csv(self, file: Iterator[str], *, texts: bool) -> Iterator[Record]:
         taken: list[str] = []
+        line, width = 1, -1
 
         def noting() -> Iterator[str]:
-            for line in file:
-                taken.append(line)
-                yield line
+            for each in file:
+                taken.append(each)
+                yield each
+                if width >= 0 and not texts:
+                    return  # the header's own text is always wanted
 
-        reader = csv.reader(noting() if texts else file, strict=True)
-        line, width = 1, -1
+        reader = csv.reader(chain(noting(), file), strict=True)
         try:
             for cells in reader:
-                text = ""
-                if texts:
-                    text = "".join(taken)
-                    taken.clear()
+                text = "".join(taken)
+                taken.clear()
                 if len(cells) == width:
                     yield Record(line, cells, text)
                 elif cells and width < 0:
