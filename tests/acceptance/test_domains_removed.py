@@ -15,7 +15,7 @@ from tests.acceptance.clone import Clone
 
 PAGE = ROOT / "docs" / "how-to" / "remove-a-sample-domain.md"
 #: Seconds for one check.
-PATIENCE_S = 110
+PATIENCE_S = 300
 CHECKS = {
     "ruff": ("-m", "ruff", "check", "."),
     "mypy": ("-m", "mypy"),
@@ -54,6 +54,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone.folder
 
 
+@pytest.mark.timeout(PATIENCE_S + 20)
 @pytest.mark.parametrize("check", CHECKS)
 def test_what_remains_is_whole(pruned: Path, check: str) -> None:
     done = subprocess.run(

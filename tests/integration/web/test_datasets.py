@@ -216,7 +216,25 @@ def test_an_upload_that_breaks_off_leaves_nothing(api: httpx.Client, driver: Dri
     assert api.get(f"/datasets/{dataset}").content == ROWS
 
 
-def test_a_reader_gets_the_old_bytes_or_the_new_ones(api: httpx.Client) -> None:
+def prune(web_environment: dict[str, str]) -> None:
+    """What maintenance does every minute."""
+    with clean_environment(**web_environment):
+        broker = make_broker()
+        Pruner(broker).run_once()
+        broker.close()
+
+
+def test_an_upload_that_has_ended_well_is_not_forgotten(api: httpx.Client, driver: Driver) -> None:
+    """A client may vanish, or the time be over, just when the dataset has become what it sent."""
+    dataset = uuid4()
+    put(api, dataset=dataset)
+    with driver.engine.connect() as connection:
+        content = connection.execute(text("SELECT content_id FROM callboard.datasets WHERE id = :id"), {"id": dataset})
+        connection.execute(datasets.drop_content(), {"content": content.scalar_one()})
+    assert api.get(f"/datasets/{dataset}").content == ROWS
+
+
+def test_a_reader_gets_the_old_bytes_or_the_new_ones(api: httpx.Client, web_environment: dict[str, str]) -> None:
     """While a slow reader reads, the dataset is replaced, and then deleted."""
     dataset = uuid4()
     versions = [bytes([letter]) * (48 * datasets.CHUNK_BYTES) for letter in b"ab"]  # more than sockets take
@@ -231,6 +249,7 @@ def test_a_reader_gets_the_old_bytes_or_the_new_ones(api: httpx.Client) -> None:
             assert api.delete(f"/datasets/{dataset}").status_code == 204
         else:
             assert put(api, following, dataset).status_code == 200
+        prune(web_environment)
     for stream, parts in readers:
         got.append({byte for part in parts for byte in part})
         stream.__exit__(None, None, None)
@@ -268,10 +287,7 @@ def test_what_has_expired_is_gone_and_then_deleted(
     assert api.delete(f"/datasets/{expired}").status_code == 404
     assert str(expired) not in json.dumps(api.get("/datasets").json())
     before = count(driver, "dataset_chunks")
-    with clean_environment(**web_environment):
-        broker = make_broker()
-        Pruner(broker).run_once()
-        broker.close()
+    prune(web_environment)
     assert count(driver, "dataset_chunks") == before - 3
     with driver.engine.connect() as connection:
         left = set(connection.execute(text("SELECT id FROM callboard.datasets")).scalars())
