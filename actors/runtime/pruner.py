@@ -1,12 +1,15 @@
-"""The pruner: terminal rows past their retention, dead workers, expired sessions and keys; in small batches."""
+"""The pruner: terminal rows past their retention, dead workers, what has expired; in small batches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models import idempotency, liveness, retention, tenancy
+from models.discovery import all_expiries
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Delete
+
     from actors.runtime.broker import CallboardBroker
 
 #: Rows per delete: short locks, short transactions.
@@ -30,14 +33,21 @@ class Pruner:
                 (retention.delete_completed(), settings.retention_completed),
                 (retention.delete_failed(), settings.retention_failed),
             ):
-                for _ in range(BATCHES):
-                    count = connection.execute(statement, {"kept": kept, "room": BATCH}).rowcount
-                    deleted += count
-                    if count < BATCH:
-                        break
+                deleted += _in_batches(connection, statement, BATCH, kept=kept)
             connection.execute(liveness.forget_workers())
             tenancy.delete_expired(connection)
-            for _ in range(BATCHES):
-                if connection.execute(idempotency.delete_expired(), {"room": BATCH}).rowcount < BATCH:
-                    break
+            _in_batches(connection, idempotency.delete_expired(), BATCH)
+            for expiry in all_expiries():
+                _in_batches(connection, expiry.statement(), expiry.room)
         return deleted
+
+
+def _in_batches(connection: Connection, statement: Delete, room: int, **parameters: Any) -> int:
+    """Repeat a delete while it finds as many rows as it has room for; returns how many it deleted."""
+    deleted = 0
+    for _ in range(BATCHES):
+        count = connection.execute(statement, {**parameters, "room": room}).rowcount
+        deleted += count
+        if count < room:
+            break
+    return deleted

@@ -240,6 +240,7 @@ def test_without_our_tables_a_statement_fails_clearly(url: str) -> None:
 def test_upgrade_head_means_every_branch(url: str) -> None:
     """What the documentation says, though domains have branches of their own."""
     command.upgrade(alembic_config(), "head")
-    heads = ScriptDirectory.from_config(alembic_config()).get_heads()
-    assert {revision for (revision,) in query(url, "SELECT version_num FROM callboard.alembic_version")} == set(heads)
+    reached = tuple(revision for (revision,) in query(url, "SELECT version_num FROM callboard.alembic_version"))
+    # Not a comparison with the heads: a branch's row stands for the revisions that it depends on, too.
+    assert ScriptDirectory.from_config(alembic_config())._upgrade_revs("heads", reached) == []
     assert tables(url) == OURS | {"alembic_version"}
