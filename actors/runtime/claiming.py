@@ -126,6 +126,7 @@ def _attempt_of(row: Mapping[str, Any], worker: UUID, limit_s: float | None) -> 
         worker_id=worker,
         started_at=row["started_at"],
         limit_s=limit_s,
+        max_attempts=most,
     )
 
 
