@@ -17,6 +17,7 @@ from dev.embedded import Embedded
 from dev.environment import Environment, read_environment
 from dev.home import FileLock, Home, read_json
 from dev.servers import BOOT_DEADLINE_S
+from dev.service import provided
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,17 @@ def servers(command: str) -> Iterator[Borrowed]:
     home = Home()
     environment = read_environment()
     if not environment.embedded:
-        yield Borrowed(environment.with_servers(home, {}), owned=False)
+        yield Borrowed(environment.with_servers(home, _services_of_up(home, environment)), owned=False)
         return
     with closing(FileLock(home.folder / "lock")) as lock, closing(FileLock(home.folder / "users")) as users:
         yield from _share(command, home, environment, lock, users)
+
+
+def _services_of_up(home: Home, environment: Environment) -> dict[str, str]:
+    with closing(FileLock(home.folder / "lock")) as lock:
+        if lock.acquire(shared=True):
+            return {}  # nobody holds the folder: what its file says is what a killed run left
+    return provided(environment, read_json(home.servers_json).get("services", {}))
 
 
 def _share(command: str, home: Home, environment: Environment, lock: FileLock, users: FileLock) -> Iterator[Borrowed]:
@@ -58,8 +66,10 @@ def _share(command: str, home: Home, environment: Environment, lock: FileLock, u
     while not lock.acquire():
         # Shared first, then look: an owner that saw no user has removed the addresses before.
         if users.acquire(shared=True):
-            if urls := read_json(home.servers_json).get("urls"):
+            told = read_json(home.servers_json)
+            if urls := told.get("urls"):
                 wanted = {name: urls[name] for name in environment.embedded}
+                wanted |= provided(environment, told.get("services", {}))
                 yield Borrowed(environment.with_servers(home, wanted), owned=False, users=users)
                 return
             users.unlock()

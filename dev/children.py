@@ -1,12 +1,13 @@
-"""The processes of the product: workers, cron, web; how each is started and known to be ready."""
+"""The processes of `up`: workers, cron, web, services; how each is started and known to be ready."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dev.home import Home
 from dev.processes import MARK, spawn
+from dev.service import Engaged
 from dev.supervisor import Child
 from models.settings import Settings
 from models.tables import workers
@@ -108,6 +110,17 @@ class Children:
             grace_s=5,
         )
 
+    def service(self, engaged: Engaged) -> Child:
+        """A development service on its ports."""
+        name, ports = engaged.service.name, engaged.ports
+        return Child(
+            name=name,
+            kind=name,
+            spawn=lambda: self._spawn(name, "-m", f"dev.services.{name}", *map(str, ports.values())),
+            is_ready=lambda _child: all_listen(ports.values()),
+            grace_s=5,
+        )
+
     def watch(self) -> Child:
         """Reports changed files in its log."""
         return Child(
@@ -131,6 +144,16 @@ class Children:
             is_ready=lambda _child: answers(f"http://127.0.0.1:{port}/readyz"),
             grace_s=WEB_SHUTDOWN_S + 5,
         )
+
+
+def all_listen(ports: Iterable[int]) -> bool:
+    """Whether all these ports of this machine accept connections."""
+    for port in ports:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+    return True
 
 
 def answers(url: str) -> bool:

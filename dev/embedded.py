@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import psutil
@@ -15,6 +15,7 @@ from dev.environment import Environment
 from dev.home import Home, read_json, write_private
 from dev.postgres import Postgres, installation
 from dev.servers import Server
+from dev.service import Engaged
 from dev.valkey import Valkey
 from dev.views import views_schema
 
@@ -61,9 +62,15 @@ class Embedded:
         self.environment = environment
         self.servers: list[Server] = []
         self.urls: dict[str, str] = {}
+        self._services: dict[str, dict[str, str]] = {}
 
-    def boot(self, pause: Callable[[float], None] = time.sleep) -> None:
-        """Start what is needed and wait until it answers; on failure nothing is left running."""
+    def boot(self, pause: Callable[[float], None] = time.sleep, services: Iterable[Engaged] = ()) -> None:
+        """Start what is needed and wait until it answers; on failure nothing is left running.
+
+        Args:
+          services: what other commands are told about, besides these servers.
+        """
+        self._services = {engaged.service.setting: dict(engaged.variables) for engaged in services}
         end_leftovers(self.home)
         with ExitStack() as undo:
             undo.callback(self.stop)
@@ -75,10 +82,10 @@ class Embedded:
             undo.pop_all()
 
     def publish(self) -> None:
-        """Write ``servers.json``: addresses for other commands, processes for whoever cleans up after us."""
+        """Write ``servers.json``: what other commands need, and processes for whoever cleans up after us."""
         processes = [server.process.pid for server in self.servers if server.process is not None]
-        text = json.dumps({"urls": self.urls, "processes": [[pid, _born(pid)] for pid in processes]})
-        write_private(self.home.servers_json, text + "\n")
+        told = {"urls": self.urls, "services": self._services, "processes": [[pid, _born(pid)] for pid in processes]}
+        write_private(self.home.servers_json, json.dumps(told) + "\n")
 
     def _boot_postgres(self, pause: Callable[[float], None]) -> None:
         say("starting Postgres")

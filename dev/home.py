@@ -69,7 +69,7 @@ class Home:
 
     @property
     def servers_json(self) -> Path:
-        """Addresses of the embedded servers, while they run."""
+        """What other commands need of the embedded servers and services, while they run."""
         return self.folder / "servers.json"
 
     def secret(self, name: str) -> str:

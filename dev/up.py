@@ -23,6 +23,7 @@ from dev.migrations import upgrade
 from dev.ports import claim_port
 from dev.processes import end_all, marked
 from dev.servers import Server
+from dev.service import Engaged, engage
 from dev.supervisor import Child, State, Supervisor
 from dev.watch import affected, read_changes
 from models.engine import make_engine
@@ -57,6 +58,7 @@ class Up:
         self.port = claim_port(port)
         self.url = f"http://127.0.0.1:{self.port}"
         self.embedded = Embedded(self.home, self.environment)
+        self.services: list[Engaged] = []
         self.supervisor = Supervisor(say, self._publish)
         self.variables: dict[str, str] = {}
         self.access: Access | None = None
@@ -109,8 +111,10 @@ class Up:
             end_all(left, grace_s=30)
 
     def _boot(self) -> None:
-        self.embedded.boot(self._pause)
-        self.variables = self.environment.with_servers(self.home, self.embedded.urls)
+        self.services = engage(self.home, self.environment)
+        self.embedded.boot(self._pause, self.services)
+        provided = {name: value for engaged in self.services for name, value in engaged.variables.items()}
+        self.variables = self.environment.with_servers(self.home, {**self.embedded.urls, **provided})
         settings = check_settings(self.variables)
         os.chdir(self.home.root)
         os.environ.update(self.variables)
@@ -121,11 +125,13 @@ class Up:
         self.access = provide_access(self.home, settings)
         children = Children(self.home, settings, self.variables, make_engine(settings, pool_size=1))
         started = [
+            *(children.service(engaged) for engaged in self.services),
             *(children.worker(number) for number in range(1, settings.processes + 1)),
             children.cron(),
             children.web(self.port),
         ]
-        say(f"starting {settings.processes} workers, cron and web")
+        names = [f"{settings.processes} workers", "cron", *(engaged.service.name for engaged in self.services)]
+        say(f"starting {', '.join(names)} and web")
         width = max(len(child.name) for child in started)
         self._followers = [Follower(child.name, children.log(child.name), width) for child in started]
         for server in self.embedded.servers:
@@ -192,6 +198,8 @@ class Up:
             if any(child.kind == kind and child.process is not None for child in self.supervisor.children):
                 say(f"stopping {kind}{grace}")
                 self.supervisor.stop([kind], pause, at_once=lambda: self._asked > 1)
+        # Last, because running jobs may still need them.
+        self.supervisor.stop([e.service.name for e in self.services], pause, at_once=lambda: self._asked > 1)
         end_all(marked(self.home.folder), grace_s=2)
         pause()
         self.home.up_json.unlink(missing_ok=True)
@@ -229,6 +237,8 @@ class Up:
             "mailbox_url": None,
             "pids": pids,
         }
+        for engaged in self.services:
+            content |= engaged.service.up_json(engaged.ports)
         write_private(self.home.up_json, json.dumps(content, indent=2) + "\n")
 
     def _banner(self, *, idle_cron: bool) -> str:
@@ -243,6 +253,7 @@ class Up:
             f"  Send a job curl {self.url}/jobs -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
             """ -d '{"type":"sleep","payload":{"delayMs":2000}}'""",
             '  In Python  ./callboard run -- python -c "from actors import sleep; print(sleep.send(delay_ms=2000))"',
+            *(engaged.banner for engaged in self.services),
             "  Stop       Ctrl-C",
             "",
         ]
