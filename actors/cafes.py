@@ -6,7 +6,7 @@ never disagree for long: an attempt writes in one transaction, behind its lease,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -180,6 +180,19 @@ def process_message(cafe_id: UUID | str, **options: Any) -> Message[Any]:
     return process_cafe.message_with_options(kwargs={"cafe_id": str(cafe_id)}, **{**defaults, **options})
 
 
+def stats_message(city_slug: str | None = None, **options: Any) -> Message[Any]:
+    """The message of a count; while one waits, another is its duplicate."""
+    key = "update-cafe-stats" if city_slug is None else f"update-cafe-stats:{city_slug}"
+    defaults: dict[str, Any] = {
+        "unique_key": key[:255],
+        "unique_scope": "waiting",
+        "priority": STATS_PRIORITY,
+        "backoff": BACKOFF,
+    }
+    kwargs = {} if city_slug is None else {"city_slug": city_slug}
+    return update_cafe_stats.message_with_options(kwargs=kwargs, **{**defaults, **options})
+
+
 def enqueue_process_cafe(
     cafe_id: UUID | str, *, session: Any = None, attempts: int | None = None, **options: Any
 ) -> Message[Any]:
@@ -205,19 +218,29 @@ def enqueue_update_cafe_stats(
     What changes while a count runs is counted by the next one, which may wait beside it. Arguments as
     :func:`enqueue_process_cafe`; the priority is 5 unless another is given.
     """
-    key = "update-cafe-stats" if city_slug is None else f"update-cafe-stats:{city_slug}"
-    defaults: dict[str, Any] = {
-        "unique_key": key[:255],
-        "unique_scope": "waiting",
-        "priority": STATS_PRIORITY,
-        "backoff": BACKOFF,
-    }
     if attempts is not None:
         options["max_attempts"] = attempts
-    message = update_cafe_stats.message_with_options(
-        kwargs={} if city_slug is None else {"city_slug": city_slug}, **{**defaults, **options}
-    )
-    return send_many([message], session=session)[0]
+    return send_many([stats_message(city_slug, **options)], session=session)[0]
+
+
+def judge_cafe(
+    cafe_id: UUID, new_status: cafes.CafeStatus, before: Sequence[cafes.CafeStatus], *, tenant_id: str, why: str | None
+) -> bool:
+    """A person's decision, and the count that follows from it, in one transaction.
+
+    Args:
+      before: the statuses from which it may be made. why: kept as the reason.
+
+    Returns: False when there is no such café, or its status is another by now; nothing was done.
+    """
+    from sqlalchemy.orm import Session
+
+    values = {"tenant": tenant_id, "cafe_id": cafe_id, "new_status": new_status, "reason": why, "before": list(before)}
+    with Session(transaction(_database())) as session, session.begin():
+        row = session.execute(cafes.judge(), values).one_or_none()
+        if row is not None:
+            enqueue_update_cafe_stats(row.city_slug, tenant_id=tenant_id, session=session)
+    return row is not None
 
 
 def _database() -> Any:
