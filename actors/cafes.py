@@ -36,8 +36,12 @@ log = get_logger("cafes")
 BACKOFF: Final = {"type": "exponential", "delay": 2_000}
 #: Lower first: statistics wait for whatever people wait for.
 STATS_PRIORITY: Final = 5
+#: Milliseconds that a count waits for further changes: many changes at once make one count.
+DEBOUNCE_MS: Final = 2_000
 #: Cafés that one look of the scheduler hands out: the provider's quota is shared with everybody else.
 DUE_PER_PASS: Final = 10
+#: The statement that counts; a name of its own so that a test can stand in the middle.
+counting = cafes.count_cafes
 #: Cities that one transaction counts.
 CITIES_AT_ONCE: Final = 20
 
@@ -65,7 +69,10 @@ def process_cafe(cafe_id: UUID) -> dict[str, Any]:
     job = current_job()
     try:
         return _process(job, cafe_id)
-    except (JobCancelled, LeaseLost, Snooze):
+    except Snooze as pause:
+        job.log(f"{pause}; again in {pause.delay_ms / 1000:g} s")  # an attempt that is given back leaves no error
+        raise
+    except (JobCancelled, LeaseLost):
         raise
     except Exception as error:
         _note_failure(job, cafe_id, error)
@@ -157,7 +164,7 @@ def update_cafe_stats(city_slug: str | None = None) -> dict[str, Any]:
         with transaction(_database()).begin() as connection:
             job.fence(connection)
             connection.execute(cafes.hold_cities(), values)
-            counted += sum(row.cafes_count for row in connection.execute(cafes.count_cafes(), values))
+            counted += sum(row.cafes_count for row in connection.execute(counting(), values))
         job.progress(start + len(slugs), len(wanted), slugs[-1])
     return {"success": True, "processed": counted, "citiesProcessed": len(wanted)}
 
@@ -186,9 +193,12 @@ def stats_message(city_slug: str | None = None, **options: Any) -> Message[Any]:
     defaults: dict[str, Any] = {
         "unique_key": key[:255],
         "unique_scope": "waiting",
+        "delay": DEBOUNCE_MS,
         "priority": STATS_PRIORITY,
         "backoff": BACKOFF,
     }
+    if "run_at" in options:
+        del defaults["delay"]
     kwargs = {} if city_slug is None else {"city_slug": city_slug}
     return update_cafe_stats.message_with_options(kwargs=kwargs, **{**defaults, **options})
 
@@ -213,7 +223,7 @@ def enqueue_process_cafe(
 def enqueue_update_cafe_stats(
     city_slug: str | None = None, *, session: Any = None, attempts: int | None = None, **options: Any
 ) -> Message[Any]:
-    """Send ``update-cafe-stats`` for one city or for all, at most one waiting: many changes make one count.
+    """Send ``update-cafe-stats`` for one city or for all, at most one waiting, after :data:`DEBOUNCE_MS`.
 
     What changes while a count runs is counted by the next one, which may wait beside it. Arguments as
     :func:`enqueue_process_cafe`; the priority is 5 unless another is given.
