@@ -334,9 +334,9 @@ def judge() -> Update:
 def due_cafes(*, tenant: bool = False) -> Select[Any]:
     """Cafés to be processed now, those never processed first. Parameter: ``number`` at most (and ``tenant``).
 
-    Due is what is NEW, what failed a day ago, and what was fetched 30 days ago. A café whose job is live is left.
+    Due is what is NEW, what failed a day ago, and what was never fetched or 30 days ago. A café whose job is live is left.
     """
-    old = cafes.c.processed_at < _now - cast("30 days", INTERVAL)
+    old = or_(cafes.c.processed_at.is_(None), cafes.c.processed_at < _now - cast("30 days", INTERVAL))
     due = or_(
         cafes.c.status == CafeStatus.NEW,
         and_(cafes.c.status == CafeStatus.ERROR, cafes.c.updated_at < _now - cast("1 day", INTERVAL)),

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import uvicorn
 from dramatiq import get_broker, set_broker
 from sqlalchemy import Engine, select, text, update
 
@@ -22,12 +21,12 @@ from dev.services.places import Provider
 from models.cafes import cafes, cities
 from models.engine import transaction
 from models.settings import get_settings
+from tests.cafe_provider import KEY, serving
 from tests.integration import ledger_support
 from tests.integration.worker_support import COMPLETED, FAILED, PENDING, Gate, Stage
 from tests.support import wait_for
 
 module_database = ledger_support.module_database
-KEY = "the-provider's-key"
 
 
 @pytest.fixture
@@ -75,15 +74,8 @@ class Town(Stage):
 
 @pytest.fixture
 def provider() -> Iterator[tuple[Provider, str]]:
-    made = Provider([seed.place for seed in seeds()], KEY)
-    server = uvicorn.Server(uvicorn.Config(made.app(), host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_for(lambda: server.started, what="the provider answers")
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield made, f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
+    with serving() as provider:
+        yield provider
 
 
 @pytest.fixture
