@@ -334,7 +334,7 @@ def judge() -> Update:
 def due_cafes(*, tenant: bool = False) -> Select[Any]:
     """Cafés to be processed now, those never processed first. Parameter: ``number`` at most (and ``tenant``).
 
-    Due is what is NEW, what failed a day ago, and what was never fetched or 30 days ago. A café whose job is live is left.
+    Due is what is NEW, what failed a day ago, and what was never fetched or 30 days ago; not what has a live job.
     """
     old = or_(cafes.c.processed_at.is_(None), cafes.c.processed_at < _now - cast("30 days", INTERVAL))
     due = or_(
