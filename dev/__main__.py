@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -64,17 +65,21 @@ def test(context: typer.Context) -> None:
     sys.exit(run_checks(context.args))
 
 
-def _add_groups() -> None:
+@cache
+def add_groups() -> None:
+    """Add what most calls do not need and what is slow to import."""
     from dev import keys
+    from dev.import_bun import import_bun
 
     app.add_typer(keys.app, name="keys")
+    app.command()(import_bun)
 
 
 def main() -> None:
     """Run the command; a fault is one line and exit code 1."""
     try:
-        if sys.argv[1:2] == ["keys"] or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
-            _add_groups()
+        if sys.argv[1:2] in (["keys"], ["import-bun"]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+            add_groups()
         app(prog_name="./callboard")
     except Fault as fault:
         say(str(fault))

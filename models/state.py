@@ -31,6 +31,9 @@ class Transition(NamedTuple):
 
 TRANSITIONS: tuple[Transition, ...] = (
     Transition("enqueue", None, Status.PENDING, "send or POST"),
+    Transition("bring_in", None, Status.PENDING, "from another system: what was to run there"),
+    Transition("bring_in", None, Status.COMPLETED, "from another system: its past"),
+    Transition("bring_in", None, Status.FAILED, "from another system: its past, or what cannot run here"),
     Transition("claim", Status.PENDING, Status.RUNNING, "a worker thread takes it"),
     Transition("complete", Status.RUNNING, Status.COMPLETED, "the actor returned"),
     Transition("fail_attempt", Status.RUNNING, Status.PENDING, "error, attempts left"),

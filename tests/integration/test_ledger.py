@@ -813,7 +813,7 @@ def test_no_verb_makes_a_transition_that_the_table_lacks(book: Book) -> None:
                         if after != status:
                             seen.add((verb, status, after))
     assert seen - legal == set()
-    assert legal - seen == {("enqueue", None, Status.PENDING)}
+    assert legal - seen == {change for change in legal if change[1] is None}
 
 
 # -- together
