@@ -6,7 +6,6 @@ import codecs
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from time import monotonic, time
 from typing import Annotated, Any, Literal
@@ -18,14 +17,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from actors.runtime import current_job, job_type
 from actors.runtime.errors import PermanentError, RetryLater
 from actors.runtime.guarded_http import DEADLINE_S, GuardedResponse, header_fault, request, url_fault
+from actors.runtime.retry_after import retry_after_ms
 from models.errors import CallboardError, DataRefused
 from models.json_data import MAX_ARGS_BYTES, clean_text, encode
 from models.settings import get_settings
 
 #: Bytes of the answer's body that the job's result keeps.
 RESULT_BODY_BYTES = 2048
-#: Milliseconds that a Retry-After may put off the next attempt.
-MAX_RETRY_AFTER_MS = 3_600_000
 MAX_HEADERS = 50
 
 _JSON_TYPE = re.compile(r"\s*[\w.+-]+/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)  # RFC 6839 section 3.1
@@ -162,23 +160,6 @@ def render_body(body: object, headers: Mapping[str, str]) -> tuple[bytes, str | 
     if named is not None and isinstance(body, str) and not _JSON_TYPE.fullmatch(named):
         return body.encode(), None
     return encode(body, max_bytes=MAX_ARGS_BYTES).encode(), "application/json"
-
-
-def retry_after_ms(value: str | None, now: datetime) -> int | None:
-    """Milliseconds that a Retry-After header (RFC 9110 section 10.2.3) asks for: 0 to one hour, None if unreadable."""
-    if value is None:
-        return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,12}", value):
-        return min(int(value) * 1000, MAX_RETRY_AFTER_MS)
-    try:
-        moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:  # "-0000": UTC, RFC 5322 section 3.3
-            moment = moment.replace(tzinfo=UTC)
-        ahead_ms = int((moment - now).total_seconds() * 1000)
-    except (ValueError, OverflowError):
-        return None
-    return max(0, min(ahead_ms, MAX_RETRY_AFTER_MS))
 
 
 def _failure(response: GuardedResponse) -> Exception:

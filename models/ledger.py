@@ -19,6 +19,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     Integer,
+    Select,
     SmallInteger,
     Text,
     Update,
@@ -493,6 +494,23 @@ def report_progress() -> Update:
             is_running,
         )
         .returning(*EVENT_COLUMNS)
+    )
+
+
+@cache
+def hold() -> Select[Any]:
+    """Keep an attempt this worker's until the caller's transaction ends: nobody else can take the job meanwhile.
+
+    Parameters: ``job_id``, ``token``. No row: the attempt is no longer this worker's.
+    """
+    return (
+        select(jobs.c.id)
+        .where(
+            jobs.c.id == bindparam("job_id", type_=Uuid()),
+            jobs.c.attempt_token == bindparam("token", type_=Uuid()),
+            is_running,
+        )
+        .with_for_update(of=jobs, read=True)
     )
 
 

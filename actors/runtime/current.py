@@ -10,11 +10,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event, Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from actors.runtime.errors import CallboardError, JobCancelled
+from actors.runtime.errors import CallboardError, JobCancelled, LeaseLost
 from models.json_data import clean_text
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
 
 #: Seconds between two writes of an attempt's progress (DESIGN section 9: at most 4 a second).
 PROGRESS_EVERY_S = 0.25
@@ -46,6 +50,8 @@ class Attempt:
     lost: bool = False
     #: Seconds after the start at which the ledger lets somebody else have the job; None: never.
     limit_s: float | None = None
+    #: Attempts that the job may have; None: no cap.
+    max_attempts: int | None = None
     #: The actor has returned; what the ledger says of the row from here on is our own doing.
     finishing: bool = False
     #: Milliseconds after which Retries wants the next attempt; None: it wants none.
@@ -121,9 +127,33 @@ class CurrentJob:
         return self._attempt.number
 
     @property
+    def is_last_attempt(self) -> bool:
+        """Whether the job fails for good if this attempt does."""
+        most = self._attempt.max_attempts
+        return most is not None and self._attempt.number >= most
+
+    @property
     def tenant_id(self) -> str:
         """The job's owner."""
         return self._attempt.tenant_id
+
+    def fence(self, connection: Connection | Session) -> None:
+        """Make the caller's transaction this attempt's: it commits only what the attempt may still write.
+
+        A worker that was thought dead may wake up and write over what the next attempt has done; a transaction that
+        began with this cannot. Until it ends, nobody can take the job.
+
+        Args:
+          connection: within a transaction on the ledger's database.
+
+        Raises:
+          LeaseLost: the attempt is somebody else's; roll back.
+        """
+        from models.ledger import hold
+
+        values = {"job_id": self.id, "token": self._attempt.token}
+        if connection.execute(hold(), values).first() is None:
+            raise LeaseLost()
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the job is; shown live, written at most four times a second, the last one always.

@@ -10,6 +10,7 @@ __all__ = [
     "CallboardError",
     "DataRefused",
     "JobCancelled",
+    "LeaseLost",
     "OptionRefused",
     "PayloadRefused",
     "PermanentError",
@@ -26,6 +27,10 @@ class PermanentError(CallboardError):
 
 class JobCancelled(CallboardError):
     """Cancelled on request."""
+
+
+class LeaseLost(CallboardError):
+    """This attempt is no longer this worker's: nothing of it may be written."""
 
 
 class RetryLater(Retry):

@@ -12,7 +12,7 @@ from tests.acceptance.clone import Clone
 #: Seconds for one block.
 PATIENCE_S = 60
 
-_BLOCK = re.compile(r"^ *<!-- (run|script): (\S+) -->\n *```\w+\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^ *<!-- (run|script|file): (\S+) -->\n *```\w+\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _LOOSE = re.compile(r"(?<!-->\n)^ *```(?:sh|js|python|sql|bash)$", re.MULTILINE)
 
 
@@ -23,6 +23,7 @@ class DocumentedPage:
       text: all of it.
       runs: its shell blocks by name.
       scripts: its browser scripts by name.
+      files: files to be written, by path.
     """
 
     def __init__(self, path: str) -> None:
@@ -30,6 +31,7 @@ class DocumentedPage:
         found = [(kind, name, dedent(body)) for kind, name, body in _BLOCK.findall(self.text)]
         self.runs = {name: body for kind, name, body in found if kind == "run"}
         self.scripts = {name: body for kind, name, body in found if kind == "script"}
+        self.files = {name: body for kind, name, body in found if kind == "file"}
 
     def loose(self) -> list[str]:
         """Blocks of code that nothing executes."""
