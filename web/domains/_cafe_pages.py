@@ -40,7 +40,7 @@ async def get_page(request: Request, caller: Caller) -> Response:
     asked = request.query_params
     status = CafeStatus.__members__.get(asked.get("status", ""))
     mine = {"tenant": caller.tenant_id}
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         towns = all_rows(await connection.execute(cafes.all_cities(), mine))
         city = next((town["slug"] for town in towns if town["slug"] == asked.get("city")), None)
         statement = cafes.page_of_cafes(status=status, city=city, limit=PAGE_CAFES)
@@ -77,12 +77,12 @@ async def post_process(request: Request, caller: Caller) -> Response:
     chosen = (await request.form()).get("cafe")
     if isinstance(chosen, str) and chosen:
         ids = [_known_id(chosen)]
-        async with services(request).engine.connect() as connection:
+        async with services(request).tenant_connection(caller.tenant_id) as connection:
             asked = {"tenant": caller.tenant_id, "cafe_id": ids[0]}
             if one_row(await connection.execute(cafes.one_cafe(), asked)) is None:
                 raise Problem(404, "There is no such café.", slug="no-such-cafe")
     else:
-        async with services(request).engine.connect() as connection:
+        async with services(request).tenant_connection(caller.tenant_id) as connection:
             asked = {"tenant": caller.tenant_id, "number": AT_ONCE}
             ids = [row.id for row in await connection.execute(cafes.due_cafes(tenant=True), asked)]
     sent = await asend_many([process_message(cafe_id, tenant_id=caller.tenant_id) for cafe_id in ids])

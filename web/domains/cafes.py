@@ -99,7 +99,7 @@ async def get_cafes(request: Request) -> Response:
     caller = await require(request)
     wanted = read_filter(request.query_params)
     limit = wanted.pop("limit")
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         statement = cafes.page_of_cafes(**wanted, limit=limit + 1)
         rows = all_rows(await connection.execute(statement, {"tenant": caller.tenant_id}))
     following = cursor_of(rows[limit - 1]) if len(rows) > limit else None
@@ -110,7 +110,7 @@ async def get_cafe(request: Request) -> Response:
     """``GET /cafes/{id}``."""
     caller = await require(request)
     text = request.path_params["cafe_id"]
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         asked = {"tenant": caller.tenant_id, "cafe_id": parse_cafe_id(text)}
         row = one_row(await connection.execute(cafes.one_cafe(), asked))
     if row is None:
@@ -124,8 +124,7 @@ async def post_import(request: Request) -> Response:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     towns, rows = read_import(media_type, await request.body())
     mine = {"tenant": caller.tenant_id}
-    engine = services(request).engine.execution_options(isolation_level="READ COMMITTED")
-    async with engine.begin() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         columns = parameters("city", **cafes.as_lists(towns, ("slug", "name", "country_code")))
         await connection.execute(cafes.import_cities(), {**mine, **columns})
         columns = parameters("cafe", **cafes.as_lists(rows, tuple(rows[0])))
@@ -137,7 +136,7 @@ async def post_import(request: Request) -> Response:
 async def get_cities(request: Request) -> Response:
     """``GET /cities``."""
     caller = await require(request)
-    async with services(request).engine.connect() as connection:
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
         rows = all_rows(await connection.execute(cafes.all_cities(), {"tenant": caller.tenant_id}))
     shown = ("slug", "name", "country_code", "cafes_count", "status")
     return JSONResponse(
