@@ -13,7 +13,7 @@ from sqlalchemy.sql.expression import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 
-def rows_of(name: str, **types: TypeEngine[Any] | type[TypeEngine[Any]]) -> TableValuedAlias:
+def rows_of(name: str, /, **types: TypeEngine[Any] | type[TypeEngine[Any]]) -> TableValuedAlias:
     """``unnest(:name_a, :name_b, …) AS name(a, b, …)``; give the statement one list per column.
 
     Args:
@@ -34,6 +34,6 @@ def as_text(value: object) -> str | None:
     return str(value)
 
 
-def parameters(name: str, **columns: list[Any]) -> dict[str, list[str | None]]:
+def parameters(name: str, /, **columns: list[Any]) -> dict[str, list[str | None]]:
     """The parameters for :func:`rows_of`, every element as text."""
     return {f"{name}_{key}": [as_text(v) for v in values] for key, values in columns.items()}
