@@ -150,7 +150,7 @@ class CallboardBroker(RedisBroker):
         actor.message_with_options = message_with_options  # type: ignore[method-assign]
         if "periodic" in actor.options:
             actor.options["periodic"] = alarm_of(actor.options["periodic"])
-            schedules_of([*(a for a in self.actors.values() if a.actor_name != actor.actor_name), actor])
+            schedules_of([*self.actors.values(), actor])
         super().declare_actor(actor)
 
     def declare_queue(self, queue_name: str) -> None:
