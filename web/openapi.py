@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from actors.runtime.job_type import JobType, job_types
 from models.state import Status
+from web.cron_schemas import PATHS as CRON_PATHS
+from web.cron_schemas import SCHEMAS as CRON_SCHEMAS
 from web.domain import domains
 from web.job_list import DEFAULT_LIMIT, MAX_LIMIT
 from web.job_type_list import description
@@ -31,7 +33,7 @@ def document(kinds: list[JobType], server: str) -> dict[str, Any]:
       kinds: the job types; each becomes one alternative of POST /jobs.
       server: where the API is, without a slash at the end.
     """
-    schemas: dict[str, Any] = {**SCHEMAS}
+    schemas: dict[str, Any] = {**SCHEMAS, **CRON_SCHEMAS}
     options = {"type": "object", "additionalProperties": False, "properties": OPTION_SCHEMAS}
     schemas["SendOptions"] = options
     sends = []
@@ -52,7 +54,7 @@ def document(kinds: list[JobType], server: str) -> dict[str, Any]:
         sends.append(_ref(f"Send.{component_name(kind.name)}"))
     # "not" anything: with no job types there is nothing that could be sent.
     schemas["Send"] = {"oneOf": sends} if sends else {"not": {}}
-    paths = _paths()
+    paths = _paths() | CRON_PATHS
     for domain in domains():
         schemas |= domain.schemas
         paths |= domain.paths
