@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -53,6 +54,7 @@ async def _show(request: Request, caller: Caller, problem: Problem | None = None
     rows = await find_crons(request, caller)
     context = {
         "viewer": caller,
+        "path": PATH,  # also where a button was refused
         "crons": [{**row, **_shown(row)} for row in rows],
         "refusal": problem.detail if problem else None,
         "refused": request.path_params.get("name") if problem else None,
@@ -67,9 +69,14 @@ def _shown(row: Row) -> dict[str, Any]:
     return {
         "last_run": sent[0] if sent else None,
         # As the schedule's own clock shows them: "0 3 * * *" in Vienna is at 03:00 there.
-        "local": [(at, at.astimezone(zone).strftime("%a %d %b %Y, %H:%M")) for at in row["next"]],
+        "last": [{**tick, "local": _words(tick["tick_at"], zone)} for tick in row["last"]],
+        "local": [(at, _words(at, zone)) for at in row["next"]],
         "path": f"{PATH}/{quote(row['name'])}",
     }
+
+
+def _words(at: datetime, zone: ZoneInfo) -> str:
+    return at.astimezone(zone).strftime("%a %-d %b %Y, %H:%M")
 
 
 routes: list[BaseRoute] = [

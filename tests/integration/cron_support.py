@@ -12,6 +12,8 @@ from sqlalchemy import Engine, select
 from actors.runtime.broker import CallboardBroker
 from actors.runtime.cron import Cron
 from actors.runtime.ticker import Ticker
+from models import schedules as sql
+from models.arrays import parameters
 from models.rows import all_rows
 from models.tables import jobs, schedules, ticks
 from tests.integration.ledger_support import Book, Row
@@ -93,3 +95,27 @@ class Stand(Book):
 def stand(engine: Engine, broker: CallboardBroker) -> Stand:
     """One of this test's own; say ``stand = cron_support.stand``."""
     return Stand(engine, broker)
+
+
+def declare(engine: Engine, tenant: str, name: str, **changes: Any) -> None:
+    """Write a schedule as a process that declares it would: due at the next full hour unless it says otherwise."""
+    now = datetime.now(UTC)
+    row = {
+        "tenant_id": tenant,
+        "name": name,
+        "actor": "sleep",
+        "module": "elsewhere",
+        "expression": "0 * * * *",
+        "tz": "UTC",
+        "args": "[]",
+        "kwargs": '{"delay_ms": 5}',
+        "options": "{}",
+        "missed": "once",
+        "at_most": 100,
+        "overlap": "allow",
+        "last_tick_at": now,
+        "next_tick_at": now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1),
+        **changes,
+    }
+    with engine.connect() as connection:
+        connection.execute(sql.declare(), parameters("new", **{column: [value] for column, value in row.items()}))
