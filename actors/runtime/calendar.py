@@ -55,10 +55,14 @@ class Calendar:
 
     Raises:
       cronsim.CronSimError: the expression is wrong, or never fires. LookupError: there is no such zone.
+      ModuleNotFoundError: the extra ``cron`` is not installed; senders do not need it.
     """
 
     def __init__(self, expression: str, tz: str = "UTC") -> None:
-        from cronsim import CronSim, CronSimError  # the cron extra: senders do not need it
+        try:
+            from cronsim import CronSim, CronSimError
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("schedules need cronsim: install callboard[cron]", name="cronsim") from error
 
         self.expression = expression
         self.zone = ZoneInfo(tz)

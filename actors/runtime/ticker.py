@@ -61,7 +61,7 @@ class Ticker:
         Raises:
           SQLAlchemyError, UniqueKeyBusy: something is still due.
         """
-        declared = schedules_of(self._broker.actors.values())
+        declared = schedules_of(list(self._broker.actors.values()))
         with self._broker.resources.engine.connect() as connection:
             now = self._now(connection, at)
             self._declare(connection, declared, now)

@@ -66,9 +66,8 @@ def decide(broker: CallboardBroker, tenant_id: str, name: str, now: datetime) ->
         messages = {tick.at: _message(broker, row, tick.at) for tick in plan if tick.outcome == "sent"}
         recorded = _record(connection, row, plan, messages)
         sent += _send(broker, session, row, {at: message for at, message in messages.items() if at in recorded})
-        if plan:
-            upcoming = calendar.next(plan[-1].at)
-            connection.execute(sql.advance(), {**key, "last": plan[-1].at, "upcoming": upcoming})
+        last = plan[-1].at if plan else row["last_tick_at"]
+        connection.execute(sql.advance(), {**key, "last": last, "upcoming": calendar.next(last)})
     return sent
 
 

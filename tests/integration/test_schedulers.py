@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -18,8 +18,9 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 
 from actors.runtime.cron import cron
+from actors.runtime.ticker import Ticker
 from models.rows import all_rows
-from models.tables import jobs, ticks
+from models.tables import jobs, schedules, ticks
 from tests.integration import cron_support, worker_support
 from tests.integration.cron_support import MONDAY, Stand
 from tests.integration.scheduler_process import EPOCH
@@ -29,6 +30,8 @@ from tests.web_server import ROOT
 
 own_valkey = worker_support.own_valkey
 stand = cron_support.stand
+#: The command ``periodiq``.
+PERIODIQ = "import sys; from periodiq import entrypoint; sys.argv[0] = 'periodiq'; entrypoint()"
 #: Ticks of the accelerated test, and real seconds that one of its minutes takes.
 TICKS = 200
 MINUTE_S = 0.05
@@ -93,6 +96,46 @@ def test_three_schedulers_killed_at_random_make_each_of_200_ticks_once(
     assert {job["id"] for job in sent} == {tick["job_id"] for tick in ticked}
     assert first > EPOCH
     print(f"{len(ticked)} ticks, {len(sent)} jobs, 3 schedulers, {schedulers.kills} kills")
+
+
+# -- either alone is enough
+
+
+def test_a_worker_alone_makes_ticks(engine: Engine) -> None:
+    with worker_support.stage_on(engine) as stage:
+        clock = cron_support.Clock()
+        stage.broker.ticker = Ticker(stage.broker, clock)
+        stage.actor(lambda: "made", actor_name="act", periodic=cron("0 3 * * *"))
+        stage.start()
+        wait_for(lambda: count(engine, select(func.count()).select_from(schedules)), what="its declaration")
+        clock.now = MONDAY + timedelta(hours=3)
+        (row,) = wait_for(lambda: stage.jobs("act"))
+        assert stage.wait_until_ended(row["id"])["result"] == "made"
+
+
+def test_periodiq_alone_makes_what_was_missed_although_postgres_is_away_when_it_starts(
+    environment: dict[str, str], engine: Engine, postgres_url: str, database_url: str, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    missed = {"last_tick_at": now - timedelta(minutes=3), "next_tick_at": now - timedelta(minutes=2), "missed": "all"}
+    cron_support.declare(engine, "default", "minutely", actor="minutely", expression="* * * * *", kwargs="{}", **missed)
+    engine.dispose()  # or the pool would give out a connection that was cut
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", PERIODIQ, "actors", "tests.long.minutely_actors"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("CALLBOARD_", "DATABASE_", "REDIS_"))}
+    with unreachable_postgres(postgres_url, database_url), log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env={**inherited, **environment}, stdout=output, stderr=output)
+        wait_for(lambda: "tick.waits" in log.read_text(), 30)
+        assert process.poll() is None
+    try:
+        made = select(func.count()).select_from(ticks)
+        wait_for(lambda: count(engine, made) >= 3, 30)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert count(engine, select(func.count()).select_from(jobs)) == count(engine, made) <= 4
+    assert "Unhandled error" not in log.read_text()
 
 
 # -- an error at a tick

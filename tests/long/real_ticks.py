@@ -19,15 +19,15 @@ from sqlalchemy import Engine, select
 
 from models.rows import all_rows
 from models.tables import jobs, ticks
+from tests.integration.test_schedulers import PERIODIQ
 from tests.support import wait_for
 from tests.web_server import ROOT
 
 TICKS = 5
 MODULES = ("actors", "tests.long.minutely_actors")
-_PERIODIQ = "import sys; from periodiq import entrypoint; sys.argv[0] = 'periodiq'; entrypoint()"
 COMMANDS: dict[str, Sequence[str]] = {
-    "periodiq one": ("-c", _PERIODIQ, *MODULES),
-    "periodiq two": ("-c", _PERIODIQ, *MODULES),
+    "periodiq one": ("-c", PERIODIQ, *MODULES),
+    "periodiq two": ("-c", PERIODIQ, *MODULES),
     "worker": ("-m", "dramatiq", *MODULES, "-p", "1", "-t", "2"),
 }
 
