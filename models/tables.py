@@ -16,11 +16,13 @@ from sqlalchemy import (
     Computed,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
@@ -196,6 +198,46 @@ leases = Table(
     Column("holder", Uuid, nullable=False),
     _at("acquired_at", nullable=False, default_now=True),
     _at("expires_at", nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("tenant_id", Text, ForeignKey("tenants.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("module", Text, nullable=False),  # where it was declared: whoever has that knows when it is gone
+    Column("expression", Text, nullable=False),  # five fields, or @daily and the like
+    Column("tz", Text, nullable=False),  # IANA
+    Column("args", JSON, nullable=False),
+    Column("kwargs", JSON, nullable=False),
+    Column("options", JSONB, nullable=False),  # of each message
+    Column("missed", Text, nullable=False),  # skip | once | all
+    Column("at_most", Integer, nullable=False),  # missed ticks that ``all`` makes up for
+    Column("overlap", Text, nullable=False),  # allow | skip | queue
+    _at("last_tick_at", nullable=False),  # everything up to this is decided
+    _at("next_tick_at", nullable=False),
+    _at("paused_at"),
+    _at("declared_at", nullable=False, default_now=True),  # by the latest process that started
+    _at("retired_at"),  # no longer declared
+    CheckConstraint("missed IN ('skip', 'once', 'all')", name="missed"),
+    CheckConstraint("overlap IN ('allow', 'skip', 'queue')", name="overlap"),
+)
+
+ticks = Table(
+    "ticks",
+    metadata,
+    Column("tenant_id", Text, nullable=False),
+    Column("schedule", Text, nullable=False),
+    _at("tick_at", nullable=False),  # the due minute; of a run by hand, when it was asked for
+    Column("outcome", Text, nullable=False),  # sent | waiting (behind a live run) | skipped | refused
+    Column("reason", Text),  # why it was not sent
+    Column("job_id", Uuid),  # of what was sent; the row may be pruned
+    Column("by_hand", Boolean, nullable=False, server_default="false"),
+    _at("made_at", nullable=False, default_now=True),
+    PrimaryKeyConstraint("tenant_id", "schedule", "tick_at"),
+    ForeignKeyConstraint(["tenant_id", "schedule"], ["schedules.tenant_id", "schedules.name"], ondelete="CASCADE"),
+    CheckConstraint("outcome IN ('sent', 'waiting', 'skipped', 'refused')", name="outcome"),
 )
 
 api_keys = Table(

@@ -12,6 +12,8 @@ from actors.runtime.job_type import JobType, job_types
 from models.state import Status
 from web.auth import COOKIE, CSRF_HEADER
 from web.components import ref, request_schemas, send_examples
+from web.cron_schemas import PATHS as CRON_PATHS
+from web.cron_schemas import SCHEMAS as CRON_SCHEMAS
 from web.domain import domains
 from web.idempotency import HEADER, KEY_SCHEMA
 from web.job_list import DEFAULT_LIMIT, MAX_LIMIT
@@ -44,8 +46,8 @@ def document(kinds: list[JobType], server: str) -> dict[str, Any]:
       kinds: the job types; each becomes one alternative of POST /jobs.
       server: where the API is, without a slash at the end.
     """
-    schemas: dict[str, Any] = SCHEMAS | request_schemas(kinds)
-    paths = _paths(send_examples(kinds))
+    schemas: dict[str, Any] = SCHEMAS | CRON_SCHEMAS | request_schemas(kinds)
+    paths = _paths(send_examples(kinds)) | CRON_PATHS
     for domain in domains():
         schemas |= domain.schemas
         paths |= domain.paths

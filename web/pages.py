@@ -26,7 +26,7 @@ STATIC = HERE / "static"
 PRETTY_LIMIT = 20_000
 
 #: (path, name) of the pages that every signed-in person finds in the head of each; domains add theirs.
-NAVIGATION = (("/", "Board"), ("/send", "Send"), ("/docs", "API"))
+NAVIGATION = (("/", "Board"), ("/send", "Send"), ("/board/crons", "Crons"), ("/docs", "API"))
 #: The same for signed-in operators only.
 OPERATORS_NAVIGATION = (("/dashboard/queues", "Queues"), ("/keys", "Keys"), ("/tenants", "Tenants"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Route
 
-from web import batch, board, dashboard
+from web import batch, board, cron_page, crons, dashboard
 from web.domain import domains
 from web.events import get_events, get_job_events
 from web.health import get_healthz, get_readyz
@@ -57,7 +57,9 @@ def routes() -> list[BaseRoute]:
         Route("/readyz", get_readyz),
         Route("/sign-in", SignIn),
         Route("/sign-out", post_sign_out, methods=["POST"]),
+        *crons.routes,
         *(route for domain in domains() for route in domain.routes),
         *dashboard.routes,
         *board.routes,
+        *cron_page.routes,
     ]

@@ -28,7 +28,7 @@ from sqlalchemy import bindparam, exc, exists, or_, select
 
 from actors.runtime.bell import Bell
 from actors.runtime.consumer import BlockingConsumer, Delivery, InFlight
-from actors.runtime.cron import Periodic
+from actors.runtime.cron import Alarm, Periodic, alarm_of, schedules_of
 from actors.runtime.current import Attempt, running
 from actors.runtime.event_loop import EventLoop
 from actors.runtime.identifiers import new_id
@@ -41,6 +41,7 @@ from actors.runtime.resources import Resources
 from actors.runtime.results import LedgerResults
 from actors.runtime.retries import LedgerRetries
 from actors.runtime.sending import DEFAULT_TENANT, NewJob, offers_itself, prepare, store
+from actors.runtime.ticker import Ticker
 from models import ledger
 from models.rows import all_rows
 from models.settings import Settings
@@ -93,6 +94,7 @@ class CallboardBroker(RedisBroker):
         self.resources = Resources()
         self.bell = Bell(self.resources)
         self.in_flight = InFlight()
+        self.ticker = Ticker(self)
         #: Set when this process was asked to stop: no new claims, no more fetches.
         self.stopping = Event()
         #: This process takes suspects, and only them.
@@ -137,13 +139,20 @@ class CallboardBroker(RedisBroker):
     # -- declaring
 
     def declare_actor(self, actor: Actor[Any, Any]) -> None:
-        """Declare an actor; its messages get UUIDv7 ids, which keep the ledger's indexes small."""
+        """Declare an actor; its messages get UUIDv7 ids, which keep the ledger's indexes small.
+
+        Raises:
+          ValueError: it has a schedule whose name another schedule of the tenant has.
+        """
         build = actor.message_with_options
 
         def message_with_options(**options: Any) -> Message[Any]:
             return build(**options)._replace(message_id=str(new_id()))
 
         actor.message_with_options = message_with_options  # type: ignore[method-assign]
+        if "periodic" in actor.options:
+            actor.options["periodic"] = alarm_of(actor.options["periodic"])
+            schedules_of([*self.actors.values(), actor])
         super().declare_actor(actor)
 
     def declare_queue(self, queue_name: str) -> None:
@@ -171,6 +180,10 @@ class CallboardBroker(RedisBroker):
         Raises:
           DataRefused, OptionRefused, PayloadRefused, UniqueKeyBusy, UnknownTenant: nothing was stored.
         """
+        actor = self.actors.get(message.actor_name)
+        if "scheduled_at" in message.options and actor is not None and isinstance(actor.options.get("periodic"), Alarm):
+            self.ticker.wake(message.options["scheduled_at"])  # periodiq's word for "now": which ticks, SQL knows
+            return message
         return self.enqueue_many([(message, delay)])[0]
 
     def enqueue_many(

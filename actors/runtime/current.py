@@ -42,8 +42,6 @@ class Attempt:
     options: dict[str, Any]
     worker_id: UUID
     started_at: datetime
-    #: Attempts that the job may have; None: no cap.
-    max_attempts: int | None = None
     slot: int = -1
     #: Set when the actor should stop: a cancel was requested, or the lease is somebody else's.
     stop: Event = field(default_factory=Event)

@@ -70,13 +70,19 @@ class Maintenance:
             Duty("pruner", 60.0, Pruner(broker).run_once, leader_only=True),
             Duty("strays", 30.0, Strays(broker).run_once, leader_only=True),
         )
-        relay = Duty("relay", relay_s, Relay(broker).run_once, leader_only=True)
-        # The relay has a thread of its own: an outage of Redis must not delay the rescuer, nor the other way round.
+        relay = (Duty("relay", relay_s, Relay(broker).run_once, leader_only=True),)
+        ticker = (
+            # Not the leader alone: it may not have the actors of every schedule.
+            Duty("ticker", 1.0, broker.ticker.run_once, leader_only=False),
+            Duty("stale schedules", 60.0, broker.ticker.report_stale, leader_only=True),
+        )
+        # The relay has a thread of its own: an outage of Redis must not delay the rescuer, nor the other way round. So
+        # has the ticker, which may have many jobs to send.
         self._threads = [
             Thread(target=self._loop, args=(duties,), name=f"callboard-{duties[0].name}", daemon=True)
-            for duties in (self.duties, (relay,))
+            for duties in (self.duties, relay, ticker)
         ]
-        self.duties += (relay,)
+        self.duties += relay + ticker
 
     def start(self) -> None:
         """Begin."""

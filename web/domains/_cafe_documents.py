@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from models.cafes import CafeStatus
+from web.components import hoisted
 from web.domains._cafe_import import MAX_ROWS, ImportedCafe
-from web.openapi import hoisted
 
 #: Cafés per page, unless the request says otherwise, and at most.
 DEFAULT_LIMIT: Final = 50
