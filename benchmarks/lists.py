@@ -109,8 +109,9 @@ def explained(connection: psycopg.Connection[Any]) -> list[float]:
     taken = []
     for statuses, job_type, queue in itertools.product(STATUSES, TYPES, QUEUES):
         wanted = Wanted(statuses, job_type, queue, limit=21)
-        text = str(page_of_jobs(wanted.shape).compile(dialect=psycopg_dialect()))
-        row = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", wanted.values("large")).fetchone()
+        compiled = page_of_jobs(wanted.shape).compile(dialect=psycopg_dialect())
+        values = {**compiled.params, **wanted.values("large")}
+        row = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}", values).fetchone()
         assert row is not None
         taken.append((row[0][0]["Planning Time"] + row[0][0]["Execution Time"]) / 1000)
     return taken
