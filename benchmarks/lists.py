@@ -1,8 +1,9 @@
 """How long lists and queue counts take at a million jobs: ``python -m benchmarks.lists [number of jobs]``.
 
 Boots a Postgres and a Valkey of its own, fills the table, starts one web process, and asks ``GET /jobs`` under every
-combination of filters, one request after the other; the times are those of a client on the same machine. Prints
-percentiles in milliseconds, then the bytes of WAL that the ledger writes per job beside that many others.
+combination of filters, one request after the other. Prints percentiles in milliseconds: what Postgres says of its own
+part, and what a client on the same machine sees (on a busy machine that is mostly the others' work); then the bytes of
+WAL that the ledger writes per job beside that many others.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+import psutil
 import psycopg
 import redis
 
@@ -24,13 +27,15 @@ from dev.migrations import upgrade
 from dev.postgres import Installation, Postgres, reachable_binaries
 from dev.valkey import Valkey
 from models import tenancy
-from models.engine import make_engine
+from models.engine import make_engine, psycopg_dialect
+from models.newest import Wanted
+from models.queries import page_of_jobs
 from models.settings import get_settings
 from models.state import Status
 from tests.conftest import SECRET_KEY, clean_environment, with_database
 from tests.ledger_driver import Driver
 from tests.support import scratch_folder
-from tests.web_server import web_server
+from tests.web_server import WebServer, web_server
 
 #: 97 % COMPLETED, 1.5 % FAILED, 0.1 % CANCELLED; of the newest 1 % the rest is PENDING, and 100 are RUNNING. Types,
 #: queues and tenants are spread evenly, but for five jobs of a rare type and five in a rare queue.
@@ -99,6 +104,19 @@ def middle(client: httpx.Client, hops: int = 30) -> str:
     return cursor
 
 
+def explained(connection: psycopg.Connection[Any]) -> list[float]:
+    """Seconds of planning and execution, by Postgres's own clock, of the large tenant's list under each filter."""
+    taken = []
+    for statuses, job_type, queue in itertools.product(STATUSES, TYPES, QUEUES):
+        wanted = Wanted(statuses, job_type, queue, limit=21)
+        compiled = page_of_jobs(wanted.shape).compile(dialect=psycopg_dialect())
+        values = {**compiled.params, **wanted.values("large")}
+        row = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}", values).fetchone()
+        assert row is not None
+        taken.append((row[0][0]["Planning Time"] + row[0][0]["Execution Time"]) / 1000)
+    return taken
+
+
 def measure(name: str, ask: Callable[[], object], times: int) -> None:
     """Print the percentiles of one request."""
     print(name, percentiles([_timed(ask) for _ in range(times)]))
@@ -115,6 +133,12 @@ def _timed(ask: Callable[[], object]) -> float:
     begun = time.perf_counter()
     ask()
     return time.perf_counter() - begun
+
+
+def _cpu_s(web: WebServer) -> float:
+    assert web.process is not None
+    times = psutil.Process(web.process.pid).cpu_times()
+    return times.user + times.system
 
 
 def wal(driver: Driver) -> tuple[float, float]:
@@ -152,13 +176,16 @@ def main(number: int) -> None:
         with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
             connection.execute(FILL, {"number": number})
             connection.execute("VACUUM ANALYZE callboard.jobs")
+            print(f"{number:,} jobs: Postgres's part of a list", percentiles(explained(connection)), flush=True)
         with scratch_folder() as folder, web_server(environment, folder / "web.log") as web:
             for name, key in keys.items():
                 headers = {"Authorization": f"Bearer {key}"}
                 with httpx.Client(base_url=web.url, headers=headers, timeout=60, event_hooks=STRICT) as client:
                     asked = list(requests(middle(client)))
+                    used = _cpu_s(web)
                     taken = [(_timed(partial(client.get, path)), path) for path in asked * 2]
                     print(f"{number:,} jobs, tenant {name}: GET /jobs", percentiles([t for t, _ in taken]))
+                    print(f"  CPU of the web process per request: {(_cpu_s(web) - used) / len(taken) * 1000:.1f} ms")
                     print("  slowest:", *(f"{t * 1000:.0f} ms {path}" for t, path in sorted(taken)[-3:]))
                     measure("  GET /queues", partial(client.get, "/queues"), 20)
         with redis.Redis.from_url(get_settings().redis_url_with_db) as client:

@@ -22,6 +22,7 @@ from actors.runtime.resources import Resources
 from dev.borrowed import servers
 from dev.console import Fault, say
 from models import diagnosis, ledger, queries, tenancy
+from models.newest import Wanted
 from models.rows import Row, all_rows, one_row
 from models.settings import get_settings
 from models.state import Status, refusal
@@ -65,9 +66,9 @@ def list_(
     as_json: _Json = False,
 ) -> None:
     """Show the newest jobs of a tenant."""
-    statement = queries.page_of_jobs(statuses=status or (), job_type=job_type, queue=queue, limit=limit)
+    wanted = Wanted(tuple(status or ()), job_type, queue, limit=limit)
     with _resources("list") as resources, resources.engine.connect() as connection:
-        rows = all_rows(connection.execute(statement, {"tenant": tenant}))
+        rows = all_rows(connection.execute(queries.page_of_jobs(wanted.shape), wanted.values(tenant)))
         if as_json:
             _know_actors(resources)
             typer.echo(json.dumps({"jobs": [job_json(row) for row in rows]}, indent=2))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Select, select
 
-from models.newest import Place, newest
-from models.state import Status
+from models.newest import Shape, newest
 from models.tables import jobs
 
 #: What a row of the board shows; arguments, results and tracebacks stay in the database.
@@ -26,17 +26,10 @@ BOARD_COLUMNS: Final = (
 )
 
 
-def board_page(
-    *, status: Status | None = None, job_type: str | None = None, before: Place | None = None, limit: int
-) -> Select[Any]:
-    """Rows of :data:`BOARD_COLUMNS`, newest first. Parameter: ``tenant``.
-
-    Args:
-      status, job_type: only these; None: all.
-      before: the place of the last job of the page before.
-      limit: rows at most.
-    """
-    wanted = newest(statuses=[status] if status else (), job_type=job_type, before=before, limit=limit)
+@cache
+def board_page(shape: Shape) -> Select[Any]:
+    """Rows of :data:`BOARD_COLUMNS`, newest first. Parameters: :meth:`models.newest.Wanted.values`."""
+    wanted = newest(shape)
     return (
         select(*BOARD_COLUMNS)
         .join_from(wanted, jobs, jobs.c.id == wanted.c.id)

@@ -5,7 +5,6 @@ A job of another tenant does not exist here: ``tenant`` is a parameter of every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -34,8 +33,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL
 
 from models.arrays import rows_of
 from models.ledger import EVENT_COLUMNS
-from models.newest import Place, newest
-from models.state import TERMINAL, Status
+from models.newest import Shape, Wanted, newest
+from models.state import TERMINAL
 from models.tables import SCHEMA, STATUS_CONDITIONS, is_live, jobs
 
 #: Live jobs in a feed's snapshot, newest first.
@@ -94,24 +93,14 @@ def some_jobs() -> Select[Any]:
     return select(*JOB_COLUMNS).where(_is_mine, jobs.c.id == wanted)
 
 
-def page_of_jobs(
-    *,
-    statuses: Sequence[Status] = (),
-    job_type: str | None = None,
-    queue: str | None = None,
-    before: Place | None = None,
-    limit: int,
-) -> Select[Any]:
-    """Rows of :data:`JOB_COLUMNS`, newest first. Parameter: ``tenant``.
+@cache
+def page_of_jobs(shape: Shape) -> Select[Any]:
+    """Rows of :data:`JOB_COLUMNS`, newest first. Parameters: :meth:`models.newest.Wanted.values`.
 
-    Each row also says how many there were within the limit (``found``), whether or not the bytes let them through.
-
-    Args:
-      statuses: only these; none: all.
-      before: the place of the last job of the page before.
-      limit: rows at most; fewer come back when they hold more than :data:`PAGE_BYTES`, but at least one.
+    Each row also says how many there were within the limit (``found``), whether or not the bytes let them through:
+    fewer come back when they hold more than :data:`PAGE_BYTES`, but at least one.
     """
-    wanted = newest(statuses=statuses, job_type=job_type, queue=queue, before=before, limit=limit)
+    wanted = newest(shape)
     page = select(jobs).join_from(wanted, jobs, jobs.c.id == wanted.c.id).subquery("page")
     documents = [page.c[name] for name in ("args", "kwargs", "result", "errors", "log")]
     size: ColumnElement[int] = literal(0, Integer)
@@ -183,8 +172,8 @@ def finished_since() -> Select[Any]:
 
 @cache
 def finished_lately() -> Select[Any]:
-    """The newest finished jobs as rows of EVENT_COLUMNS. Parameters: ``tenant``, ``number``."""
-    wanted = newest(statuses=TERMINAL, limit=bindparam("number", type_=Integer()))
+    """The newest finished jobs as rows of EVENT_COLUMNS. Parameters: ``tenant``, ``room`` (rows at most)."""
+    wanted = newest(Wanted(statuses=tuple(TERMINAL)).shape)
     return (
         select(*EVENT_COLUMNS)
         .join_from(wanted, jobs, jobs.c.id == wanted.c.id)

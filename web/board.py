@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from actors.runtime.job_type import job_types
 from models.board import board_page
-from models.newest import Place
+from models.newest import Place, Wanted
 from models.queries import COUNTED_JOBS, counts
 from models.state import Status
 from web.auth import Caller
@@ -94,10 +94,13 @@ async def get_board(request: Request, caller: Caller) -> Response:
     except ValueError:
         text = "This address asks for a status or a page that does not exist."
         return message_page(request, 404, "Not on the board", text, viewer=caller)
-    statement = board_page(status=view.status, job_type=view.type, before=view.before, limit=PAGE_JOBS + 1)
+    statuses = (view.status,) if view.status else ()
+    wanted = Wanted(statuses, view.type, before=view.before, limit=PAGE_JOBS + 1)
     mine = {"tenant": caller.tenant_id}
     async with services(request).tenant_connection(caller.tenant_id) as connection:
-        rows = [row._mapping for row in await connection.execute(statement, mine)]
+        rows = [
+            row._mapping for row in await connection.execute(board_page(wanted.shape), wanted.values(caller.tenant_id))
+        ]
         numbers = {row.status: row.number for row in await connection.execute(counts(), mine)}
     jobs, more = rows[:PAGE_JOBS], len(rows) > PAGE_JOBS
     names = list(job_types())

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.newest import Place
+from models.newest import Place, Wanted
 from models.queries import page_of_jobs
 from models.rows import all_rows
 from models.state import Status
@@ -27,16 +27,6 @@ DEFAULT_LIMIT: Final = 20
 MAX_LIMIT: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 PARAMETERS: Final = ("status", "type", "queue", "limit", "after")
-
-
-class Filter(NamedTuple):
-    """What a page of jobs is asked to hold."""
-
-    statuses: tuple[Status, ...] = ()
-    job_type: str | None = None
-    queue: str | None = None
-    limit: int = DEFAULT_LIMIT
-    before: Place | None = None
 
 
 class Page(NamedTuple):
@@ -64,7 +54,7 @@ def place_of(cursor: str) -> Place:
     return Place(created_at, UUID(bytes=raw[8:]))
 
 
-def read_filter(parameters: QueryParams) -> Filter:
+def read_filter(parameters: QueryParams) -> Wanted:
     """The filter in an address; ``status`` may stand there several times. Raises Problem 400."""
     faults = [
         Fault(name[:100], f"is not a parameter here; there are {', '.join(PARAMETERS)}", "parameter")
@@ -99,21 +89,14 @@ def read_filter(parameters: QueryParams) -> Filter:
     if faults:
         detail = f"{faults[0].where}: {faults[0].detail}."
         raise Problem(400, detail, slug="bad-parameter", faults=faults)
-    return Filter(tuple(dict.fromkeys(statuses)), parameters.get("type"), parameters.get("queue"), limit, before)
+    return Wanted(tuple(statuses), parameters.get("type"), parameters.get("queue"), before, limit)
 
 
-async def find_page(request: Request, caller: Caller, wanted: Filter) -> Page:
+async def find_page(request: Request, caller: Caller, wanted: Wanted) -> Page:
     """One page of the caller's jobs."""
-    statement = page_of_jobs(
-        statuses=wanted.statuses,
-        job_type=wanted.job_type,
-        queue=wanted.queue,
-        before=wanted.before,
-        limit=wanted.limit + 1,
-    )
+    values = wanted._replace(limit=wanted.limit + 1).values(caller.tenant_id)
     async with services(request).tenant_connection(caller.tenant_id) as connection:
-        found = await connection.execute(statement, {"tenant": caller.tenant_id})
-        rows = all_rows(found)
+        rows = all_rows(await connection.execute(page_of_jobs(wanted.shape), values))
     kept = rows[: wanted.limit]
     more = bool(rows) and rows[0]["found"] > len(kept)
     return Page(kept, cursor_of(kept[-1]) if more else None)

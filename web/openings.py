@@ -106,7 +106,7 @@ class Openings:
             ended = await self._shared(queries.finished_since(), {"tenant": tenant, "since": rounded})
         else:
             place = None
-            ended = await self._shared(queries.finished_lately(), {"tenant": tenant, "number": FINISHED_AFTER_RESET})
+            ended = await self._shared(queries.finished_lately(), {"tenant": tenant, "room": FINISHED_AFTER_RESET})
         if place is None:
             return Opening(reading, ended, is_reset=True)
         return Opening(reading, ended, place, since)

@@ -23,7 +23,7 @@ from models import ledger, liveness, offers, queries, queue_counts, retention, r
 from models.arrays import parameters
 from models.board import board_page
 from models.engine import psycopg_dialect
-from models.newest import Place
+from models.newest import Place, Wanted
 from models.state import Status
 from tests.conftest import new_database
 
@@ -201,7 +201,7 @@ SELDOM: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "counts": (queries.counts(), MINE, BY_TENANT),
     "queue counts": (queue_counts.of_tenant(), MINE, {"ix_jobs_groups"}),
     "snapshot": (queries.snapshot(), {**MINE, "types": None}, BY_TENANT),
-    "finished_lately": (queries.finished_lately(), {**MINE, "number": 50}, BY_TENANT),
+    "finished_lately": (queries.finished_lately(), {**MINE, "room": 50}, BY_TENANT),
     "finished_since": (queries.finished_since(), {**MINE, "since": SINCE}, {"ix_jobs_finished", *BY_TENANT}),
     "changed_lately": (
         queries.changed_lately(), {**parameters("watched", tenant=["tenant1", "tenant2"]), "within_s": 5}, BY_TENANT
@@ -287,13 +287,8 @@ def test_a_list_reads_no_job_that_its_filter_leaves_out(
     if request.node.callspec.params["filled"] == "history":
         allowed.add("ix_jobs_live")  # with few live jobs, as good a way to those that run
     for tenant, statuses, job_type, queue, before in LISTS:
-        chosen: dict[str, Any] = {"statuses": statuses, "queue": queue}
-        if page is board_page:
-            if len(statuses) > 1 or queue is not None:
-                continue
-            chosen = {"status": statuses[0] if statuses else None}
-        statement = page(**chosen, job_type=job_type, before=before, limit=21)
-        plan = explain(filled, statement, {"tenant": tenant}, "force_custom_plan")
+        wanted = Wanted(statuses, job_type, queue, before, limit=21)
+        plan = explain(filled, page(wanted.shape), wanted.values(tenant), "force_custom_plan")
         for node in nodes(plan):
             if node["Node Type"] == "Index Only Scan":
                 assert node["Index Name"] == "ix_jobs_groups", outline(plan)

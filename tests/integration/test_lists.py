@@ -16,7 +16,7 @@ from psycopg import sql
 from sqlalchemy import Engine
 
 from models.board import board_page
-from models.newest import Place
+from models.newest import Place, Wanted
 from models.queries import counts, finished_lately, page_of_jobs
 from models.state import TERMINAL, Status
 from tests.integration.ledger_support import database_url, module_database
@@ -97,9 +97,14 @@ def table(database_url: str) -> Any:
         yield lambda: Table(connection, f"t-{secrets.token_hex(6)}")
 
 
-def read(engine: Engine, statement: Any, tenant: str, **values: Any) -> list[Any]:
+def read(engine: Engine, statement: Any, values: dict[str, Any]) -> list[Any]:
     with engine.connect() as connection:
-        return list(connection.execute(statement, {"tenant": tenant, **values}))
+        return list(connection.execute(statement, values))
+
+
+def page(engine: Engine, table: Table, statement: Any, **filters: Any) -> list[Any]:
+    wanted = Wanted(**filters)
+    return read(engine, statement(wanted.shape), wanted.values(table.tenant))
 
 
 def walk(engine: Engine, table: Table, limit: int, events: list[Any], **filters: Any) -> list[UUID]:
@@ -107,7 +112,7 @@ def walk(engine: Engine, table: Table, limit: int, events: list[Any], **filters:
     seen: list[UUID] = []
     before: Place | None = None
     while True:
-        rows = read(engine, page_of_jobs(**filters, before=before, limit=limit), table.tenant)
+        rows = page(engine, table, page_of_jobs, **filters, before=before, limit=limit)
         if not rows:
             return seen
         assert len(rows) <= limit
@@ -154,13 +159,14 @@ def test_every_filter_gives_what_it_names(
     jobs.add(made)
     others.add(made)
     expected = jobs.ids(status=status, actor=job_type, queue=queue)
-    statuses = [status] if status else []
+    statuses = (status,) if status else ()
     assert walk(engine, jobs, limit, [], statuses=statuses, job_type=job_type, queue=queue) == expected
-    page = read(engine, board_page(status=status, job_type=job_type, limit=limit), jobs.tenant)
-    assert [row.id for row in page] == jobs.ids(status=status, actor=job_type)[:limit]
+    shown = page(engine, jobs, board_page, statuses=statuses, job_type=job_type, limit=limit)
+    assert [row.id for row in shown] == jobs.ids(status=status, actor=job_type)[:limit]
     ended = [i for i in jobs.ids() if jobs.rows[i]["status"] in TERMINAL]
-    assert [row.id for row in read(engine, finished_lately(), jobs.tenant, number=limit)] == ended[:limit]
-    numbers = {row.status: row.number for row in read(engine, counts(), jobs.tenant)}
+    lately = read(engine, finished_lately(), {"tenant": jobs.tenant, "room": limit})
+    assert [row.id for row in lately] == ended[:limit]
+    numbers = {row.status: row.number for row in read(engine, counts(), {"tenant": jobs.tenant})}
     assert numbers == {s: len(jobs.ids(status=s.value)) for s in Status}
 
 
@@ -169,4 +175,4 @@ def test_the_newest_is_the_one_that_was_made_last_whoever_made_its_id(engine: En
     jobs = table()
     for age, version in enumerate((4, 7, 5, 7, 4, 7)):
         jobs.add([(age, version, Status.PENDING, "a", "x")])
-    assert [row.id for row in read(engine, page_of_jobs(limit=10), jobs.tenant)] == list(jobs.rows)[::-1]
+    assert [row.id for row in page(engine, jobs, page_of_jobs, limit=10)] == list(jobs.rows)[::-1]
