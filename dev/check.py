@@ -42,10 +42,11 @@ def _not_even_settings(fault: Fault) -> Report:
 
 def show(report: Report) -> None:
     """For people: errors first."""
-    for finding in sorted(report.findings, key=lambda finding: finding.level):
+    for finding in sorted(report.findings, key=lambda finding: finding.level):  # stable: in the order of the checks
         typer.echo(finding.line)
-    for name, lacking in report.left_out.items():
-        typer.echo(f"not asked: {name} (without {lacking})")
+    for lacking in sorted(set(report.left_out.values())):
+        names = [name for name, what in report.left_out.items() if what == lacking]
+        typer.echo(f"not asked without {lacking}: {', '.join(names)}")
     errors = sum(finding.level is Level.ERROR for finding in report.findings)
     typer.echo(f"{len(report.asked)} checks: {errors} error(s), {len(report.findings) - errors} warning(s)")
 

@@ -100,7 +100,7 @@ def _connect(context: Context, stack: ExitStack) -> Iterator[Finding]:
         context.missing |= {Need.POSTGRES, Need.TABLES}
         yield error(
             "postgres-unreachable",
-            f"Postgres does not let us in: {str(fault.orig).strip().splitlines()[-1].strip()}",
+            f"Postgres does not let us in: {str(fault.orig).strip().partition(chr(10))[0]}",
             "It holds the truth: nothing can be sent, run or shown without it",
             "See DATABASE_URL, the server and the network between",
         )

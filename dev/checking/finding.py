@@ -32,7 +32,8 @@ class Finding(NamedTuple):
     @property
     def line(self) -> str:
         """All of it in one line."""
-        return f"{self.level:<7} {self.code}: {self.what}. {self.why}. {self.remedy}."
+        parts = (" ".join(part.split()).rstrip(".") for part in (self.what, self.why, self.remedy))
+        return f"{self.level:<7} {self.code}: {'. '.join(parts)}."
 
 
 def error(code: str, what: str, why: str, remedy: str) -> Finding:

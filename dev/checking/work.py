@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from actors.runtime.keys import LIST_CAP, list_key
+from actors.runtime.liveness import BEAT_S
 from dev.checking.finding import Context, Finding, error, warning
 from models import diagnosis, liveness
 
+pause = time.sleep
 #: Seconds that a due job may wait before somebody should have been there for it.
 WAITED_S: Final = 10.0
 #: Seconds that a due job may be without an offer: far longer than any relay interval.
 UNDISPATCHED_S: Final = 30.0
 #: Seconds in which the jobs of a dead worker should have been taken back.
 DEAD_S: Final = 10.0
-#: Seconds of silence after which a worker should at least hold its lock.
-SILENT_S: Final = 10.0
+#: Seconds in which a living worker beats at least once.
+LOOK_AGAIN_S: Final = 1.5 * BEAT_S
 #: Seconds that count as "lately".
 LATELY_S: Final = 3_600.0
 
@@ -48,26 +51,34 @@ def workers(context: Context) -> Iterable[Finding]:
 
 def locks(context: Context) -> Iterable[Finding]:
     """A worker that beats holds its session lock; one that is silent is on its way to be dead."""
-    for row in _roll_call(context):
-        who = f"{row.kind} {row.id} (pid {row.pid} on {row.hostname})"
+    seen = _roll_call(context)
+    for row in seen:
         if row.held and row.silent_s > context.settings.lease_s / 2:
             yield error(
                 "worker-silent",
-                f"The {who} holds its lock but has been silent for {row.silent_s:.0f} s",
+                f"The {_who(row)} holds its lock but has been silent for {row.silent_s:.0f} s",
                 f"After {context.settings.lease_s:.0f} s it counts as lost and its jobs run again elsewhere",
                 "See whether it is stopped, starved, or in a call that holds the interpreter's lock",
             )
-        elif not row.held and row.silent_s <= SILENT_S:
+    unlocked = {row.id: float(row.silent_s) for row in seen if not row.held}
+    if not unlocked:
+        return
+    # It may have died this moment, and be declared dead in the next; or it beats on, without a lock.
+    pause(LOOK_AGAIN_S)
+    for row in _roll_call(context):
+        if row.held or row.id not in unlocked:
+            continue
+        if float(row.silent_s) < unlocked[row.id] + LOOK_AGAIN_S / 2:
             yield error(
                 "lock-missing",
-                f"The {who} beats, but nobody holds its session lock",
+                f"The {_who(row)} beats, but nobody holds its session lock",
                 "It is declared lost again and again, and its jobs run twice",
                 "Give workers a DATABASE_URL that leads to Postgres itself, not through a pooler in transaction mode",
             )
-        elif not row.held:
+        else:
             yield error(
                 "worker-gone",
-                f"The {who} has vanished {row.silent_s:.0f} s ago and nobody has declared it dead",
+                f"The {_who(row)} has vanished {row.silent_s:.0f} s ago and nobody has declared it dead",
                 "Its jobs stay RUNNING until a worker with maintenance does so",
                 "Start a worker; if some run, read their log for maintenance.waits",
             )
@@ -116,6 +127,10 @@ def relay(context: Context) -> Iterable[Finding]:
 def _roll_call(context: Context) -> list[Any]:
     lock_class = liveness.lock_class(context.settings.db_schema)
     return list(context.connection.execute(liveness.roll_call(), {"lock_class": lock_class}))
+
+
+def _who(row: Any) -> str:
+    return f"{row.kind} {row.id} (pid {row.pid} on {row.hostname})"
 
 
 def _number(number: int) -> str:

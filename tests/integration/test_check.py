@@ -175,7 +175,10 @@ def a_queue_has_no_worker(scene: Scene) -> None:
 
 
 def a_worker_holds_no_lock(scene: Scene) -> None:
+    """It beats between the two looks."""
     scene.book.worker()
+    beat = "UPDATE callboard.workers SET beat_at = clock_timestamp()"
+    scene.patch.setattr(checks.work, "pause", lambda _seconds: scene.sql(beat))
 
 
 def a_worker_has_vanished(scene: Scene) -> None:
@@ -317,6 +320,13 @@ def test_a_healthy_system_has_no_error(stage: Stage, environment: dict[str, str]
     assert [finding.line for finding in report.findings if finding.code != "redis-persistence"] == []
     assert report.left_out == {}
     assert len(report.asked) == len(CHECKS)
+
+
+def test_a_worker_that_died_this_moment_is_no_finding(scene: Scene) -> None:
+    scene.book.worker()
+    buried = "UPDATE callboard.workers SET dead_at = now(), death = 'lost'"
+    scene.patch.setattr(checks.work, "pause", lambda _seconds: scene.sql(buried))
+    assert [finding.line for finding in scene.examine().findings if finding.level is Level.ERROR] == []
 
 
 def test_what_cannot_be_asked_is_left_out_and_said(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Scaling and stopping by hand: a second terminal shares the work, and Ctrl-C in one of them loses nothing."""
+"""Operating: ``check`` and ``jobs``; a second terminal shares the work, and Ctrl-C in one of them loses nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psutil
@@ -33,6 +33,48 @@ WORKER = ("run", "--", "dramatiq", "actors", "-p", "1")
 JOBS = 200
 #: Sends them, each long enough that a signal comes in the middle of some.
 SEND = f"from actors import send_many, sleep; send_many([sleep.message(delay_ms=400) for _ in range({JOBS})])"
+
+
+def check(clone: Clone) -> tuple[int, dict[str, str]]:
+    """Exit code, and the codes that were found with their levels."""
+    done = clone.call("check", "--json")
+    return done.returncode, {finding["code"]: finding["level"] for finding in json.loads(done.stdout)["findings"]}
+
+
+def test_a_running_up_has_no_error(spine: Spine) -> None:
+    code, found = check(spine.clone)
+    found.pop("workers-crashed", None)  # other tests kill some
+    assert (code, found) == (0, {})
+
+
+def test_jobs_beside_a_running_up(spine: Spine) -> None:
+    job = spine.send("sleep", {"delayMs": 1}, delay=3_600_000)
+    assert spine.clone.call("jobs", "cancel", job).stdout == f"{job} is CANCELLED\n"
+    assert spine.clone.call("jobs", "retry", job).stdout == f"{job} is PENDING\n"
+    assert spine.wait_for_status(job, COMPLETED)["attempts"] == 1
+
+
+class Fresh(NamedTuple):
+    """A folder in which nothing runs, and what ``check`` said there."""
+
+    clone: Clone
+    before_migration: tuple[int, dict[str, str]]
+    after_migration: tuple[int, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Fresh]:
+    """A folder of its own, migrated."""
+    with scratch_folder() as folder:
+        clone = Clone(folder / "clone")
+        before = check(clone)
+        assert clone.call("migrate").returncode == 0
+        yield Fresh(clone, before, check(clone))
+
+
+def test_a_folder_where_nothing_runs_lends_its_servers_to_check(fresh: Fresh) -> None:
+    assert fresh.before_migration == (1, {"schema-missing": "error"})
+    assert fresh.after_migration == (0, {"no-worker": "warning"})
 
 
 def workers_below(ledger: Ledger, root: int) -> set[UUID]:
@@ -109,28 +151,24 @@ def workers(clone: Clone, output: Path) -> Iterator[Popen[bytes]]:
 
 
 def test_two_without_up_share_200_jobs_and_the_one_with_the_servers_is_interrupted(
-    measured: Callable[[str], None],
+    fresh: Fresh, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """The signal comes to ``run``, to Dramatiq's master and, passed on by both, to the worker again."""
-    with scratch_folder() as folder:
-        clone = Clone(folder / "clone")
-        assert clone.call("migrate").returncode == 0
-        with workers(clone, folder / "first.out") as first:
-            servers = clone.folder / ".callboard" / "servers.json"
-            urls = wait_for(
-                lambda: json.loads(servers.read_text()).get("urls") if servers.exists() else None,
-                PATIENCE_S, what="the servers",
-            )  # fmt: skip
-            with clean_environment(**urls):
-                ledger = Ledger(make_engine(load_settings(_env_file=None)))
-            with workers(clone, folder / "second.out") as second:
-                wait_for(lambda: workers_below(ledger, second.pid), PATIENCE_S, interval=0.2, what="the second")
-                rows, interrupted = send_and_interrupt(
-                    ledger, clone, first, lambda: os.killpg(first.pid, signal.SIGINT)
-                )
-                here = nothing_was_lost(ledger, rows, interrupted)
-                assert {w["death"] for w in ledger.workers()} <= {"stopped", None}
-            assert first.wait(PATIENCE_S) == 0
-            ledger.engine.dispose()
-        assert "waiting for another ./callboard command" in (folder / "first.out").read_text()
+    clone = fresh.clone
+    with workers(clone, tmp_path / "first.out") as first:
+        servers = clone.folder / ".callboard" / "servers.json"
+        urls = wait_for(
+            lambda: json.loads(servers.read_text()).get("urls") if servers.exists() else None,
+            PATIENCE_S, what="the servers",
+        )  # fmt: skip
+        with clean_environment(**urls):
+            ledger = Ledger(make_engine(load_settings(_env_file=None)))
+        with workers(clone, tmp_path / "second.out") as second:
+            wait_for(lambda: workers_below(ledger, second.pid), PATIENCE_S, interval=0.2, what="the second")
+            rows, interrupted = send_and_interrupt(ledger, clone, first, lambda: os.killpg(first.pid, signal.SIGINT))
+            here = nothing_was_lost(ledger, rows, interrupted)
+            assert {w["death"] for w in ledger.workers()} <= {"stopped", None}
+        assert first.wait(PATIENCE_S) == 0
+        ledger.engine.dispose()
+    assert "waiting for another ./callboard command" in (tmp_path / "first.out").read_text()
     measured(f"{here} of {JOBS} jobs ran in the workers that were interrupted")
