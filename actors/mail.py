@@ -13,10 +13,6 @@ from actors.runtime import current_job, job_type
 from models.mail import MAX_ADDRESS_BYTES, address_fault, is_one_line, mail_server, sender
 from models.settings import Settings, get_settings
 
-#: Attempts: with the usual backoff, doubled from 2 s, the last is made about an hour after the first. Servers that
-#: put off unknown senders (greylisting) want minutes, and a server that is down or a wrong password wants a person.
-ATTEMPTS = 12
-
 
 def _checked_address(address: str) -> str:
     if fault := address_fault(address):
@@ -46,13 +42,14 @@ class EmailPayload(BaseModel):
 
 
 @job_type(EmailPayload)
-@dramatiq.actor(actor_name="email", max_retries=ATTEMPTS - 1, time_limit=180_000)
+@dramatiq.actor(actor_name="email", max_retries=2, time_limit=180_000)
 def send_email(to: str, subject: str, body: str | None = None, html: str | None = None) -> dict[str, Any]:
     """Hand one mail over to the mail server.
 
     What the sender of the job has to change (a recipient or mail that the server refuses for good, 5xx) fails the job
     at once. What passes, or what the operator has to change (a setting, a password, a server that is down), is tried
-    again for about an hour, so that the jobs that met it need nobody's hand afterwards.
+    again. Three attempts are over within seconds: who sends to servers that put off unknown senders for minutes
+    (greylisting) asks for more, ``max_attempts=12`` lasts for about an hour.
 
     Returns:
       ``message_id`` (made from the job's id, the same in every attempt), ``accepted`` (the address that the server

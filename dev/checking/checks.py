@@ -33,6 +33,7 @@ CHECKS: tuple[Check, ...] = (
     Check(postgres.pooler, _POSTGRES),
     Check(postgres.clock, _POSTGRES),
     Check(postgres.schema, _POSTGRES),  # before those that need tables
+    Check(postgres.second_wall, _TABLES),
     Check(redis.redis_version, _REDIS),
     Check(redis.eviction_policy, _REDIS),
     Check(redis.persistence, _REDIS),
@@ -41,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     Check(work.running_of_the_dead, _TABLES),
     Check(work.crashes, _TABLES),
     Check(work.relay, _TABLES | _REDIS),
+    Check(work.schedules, _TABLES),
 )
 
 #: Seconds that Redis has to answer.

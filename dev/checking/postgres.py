@@ -11,7 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from dev.checking.finding import Context, Finding, Need, error, warning
 from dev.migrations import alembic_config
-from models import diagnosis
+from models import diagnosis, rls
 from models.queries import schema_revision
 
 #: The oldest major version that we run on.
@@ -89,6 +89,25 @@ def role(context: Context) -> Iterable[Finding]:
             f"DATABASE_URL connects as {' with '.join(powers)}",
             "Row-level security, the second wall between tenants, does not hold for such a role",
             "Make a role of Callboard's own that owns its schema and nothing else",
+        )
+
+
+def second_wall(context: Context) -> Iterable[Finding]:
+    """What row-level security needs besides the migration: the web's role."""
+    wall = rls.Wall(*context.connection.execute(rls.second_wall(context.settings.db_schema)).one())
+    if wall.blind:
+        yield error(
+            "row-security-blind",
+            "Row-level security binds DATABASE_URL's own user",
+            "Workers and senders see no job",
+            "Connect as the owner of the tables, or as a member of it",
+        )
+    if wall.fault is not None:
+        yield warning(
+            "no-second-wall",
+            f"Row-level security does not bind the web process: {wall.fault}",
+            "Tenants are kept apart by the statements alone",
+            "Do what it says, then run ./callboard migrate (or alembic upgrade head)",
         )
 
 

@@ -11,6 +11,7 @@ from actors.runtime.keys import LIST_CAP, list_key
 from actors.runtime.liveness import BEAT_S
 from dev.checking.finding import Context, Finding, error, warning
 from models import diagnosis, liveness
+from models.schedules import stale_schedules
 
 pause = time.sleep
 #: Seconds that a due job may wait before somebody should have been there for it.
@@ -23,6 +24,8 @@ DEAD_S: Final = 10.0
 LOOK_AGAIN_S: Final = 1.5 * BEAT_S
 #: Seconds that count as "lately".
 LATELY_S: Final = 3_600.0
+#: Schedules that a finding names.
+NAMED: Final = 5
 
 
 def workers(context: Context) -> Iterable[Finding]:
@@ -121,6 +124,19 @@ def relay(context: Context) -> Iterable[Finding]:
             f"{_number(late)} job(s) have been due for more than {UNDISPATCHED_S:.0f} s and never offered to Redis",
             "The relay does not run, so retries and scheduled jobs never start",
             "Start a worker (one of them does maintenance); if some run, read their log for maintenance.waits",
+        )
+
+
+def schedules(context: Context) -> Iterable[Finding]:
+    """Ticks are made within seconds of their minute."""
+    late = list(context.connection.execute(stale_schedules()))
+    if late:
+        names = ", ".join(f"{row.name} ({row.tenant_id})" for row in late[:NAMED])
+        yield error(
+            "schedule-stale",
+            f"{len(late)} schedule(s) are overdue: {names}",
+            "Nobody makes their ticks: no process that declares them runs, or none can",
+            "Start a worker or periodiq with the modules that declare them; read the log for ticker lines",
         )
 
 

@@ -252,6 +252,18 @@ def a_pooler_answers(scene: Scene) -> None:
     )
 
 
+def a_schedule_has_no_ticker(scene: Scene) -> None:
+    scene.sql(
+        "INSERT INTO callboard.schedules (tenant_id, name, actor, module, expression, tz, args, kwargs, options, missed,"
+        " at_most, overlap, last_tick_at, next_tick_at) VALUES ('default', 'forgotten', 'nobody', 'nowhere', '* * * * *',"
+        " 'UTC', '[]', '{}', '{}', 'once', 1, 'allow', now() - interval '2 hours', now() - interval '1 hour')"
+    )
+
+
+def a_table_has_no_policy(scene: Scene) -> None:
+    scene.sql("DROP POLICY callboard_web ON callboard.jobs")
+
+
 ERRORS: dict[Callable[[Scene], None], str] = {
     postgres_is_down: "postgres-unreachable",
     redis_is_down: "redis-unreachable",
@@ -271,6 +283,7 @@ ERRORS: dict[Callable[[Scene], None], str] = {
     a_worker_holds_no_lock: "lock-missing",
     a_worker_has_vanished: "worker-gone",
     a_worker_is_silent: "worker-silent",
+    a_schedule_has_no_ticker: "schedule-stale",
 }
 WARNINGS: dict[Callable[[Scene], None], str] = {
     a_worker_crashed: "workers-crashed",
@@ -283,6 +296,7 @@ WARNINGS: dict[Callable[[Scene], None], str] = {
     results_go_at_once: "retention",
     the_clocks_differ: "clock-skew",
     a_pooler_answers: "pooler",
+    a_table_has_no_policy: "no-second-wall",
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from actors.mail import ATTEMPTS, send_email
+from actors.mail import send_email
 from models.settings import get_settings
 from tests.integration import worker_support
-from tests.integration.worker_support import COMPLETED, FAILED, PENDING, Row, Stage
+from tests.integration.worker_support import COMPLETED, FAILED, Row, Stage
 from tests.support import wait_for
 from tests.unit.smtp_server import MailPlay, serving
 
@@ -108,16 +108,3 @@ def test_a_missing_setting_is_named_and_tried_again(stage: Stage, monkeypatch: p
     assert row["error"] == (
         "MailNotSent: this worker has no CALLBOARD_SMTP_URL and CALLBOARD_MAIL_FROM: set it and restart the workers"
     )
-
-
-def test_who_is_put_off_has_time(stage: Stage, mail: MailPlay) -> None:
-    """Greylisting wants minutes: with the actor's own backoff the attempts last for more than half an hour."""
-    actor = email(stage, min_backoff=send_email.options["min_backoff"], max_backoff=3_600_000)
-    mail.answers["RCPT"] = ["450 later"] * ATTEMPTS
-    message = actor.send(to="eve@example.net", subject="Hello")
-    stage.start(threads=1)
-    row = wait_for(lambda: (row := stage.job(message))["attempts"] == 1 and row["status"] == PENDING and row)
-    assert row["max_attempts"] == ATTEMPTS
-    assert 0.5 <= (row["run_at"] - row["updated_at"]).total_seconds() <= 4
-    least_s = sum(send_email.options["min_backoff"] * 2**n for n in range(ATTEMPTS - 1)) / 1000 / 2
-    assert least_s > 1800
