@@ -134,7 +134,7 @@ def a_migration_is_missing(scene: Scene) -> None:
 
 
 def newer_code_has_migrated(scene: Scene) -> None:
-    scene.sql("UPDATE callboard.alembic_version SET version_num = 'from_the_future'")
+    scene.sql("INSERT INTO callboard.alembic_version VALUES ('from_the_future')")
 
 
 def redis_evicts(scene: Scene) -> None:
@@ -254,9 +254,9 @@ def a_pooler_answers(scene: Scene) -> None:
 
 def a_schedule_has_no_ticker(scene: Scene) -> None:
     scene.sql(
-        "INSERT INTO callboard.schedules (tenant_id, name, actor, module, expression, tz, args, kwargs, options, missed,"
-        " at_most, overlap, last_tick_at, next_tick_at) VALUES ('default', 'forgotten', 'nobody', 'nowhere', '* * * * *',"
-        " 'UTC', '[]', '{}', '{}', 'once', 1, 'allow', now() - interval '2 hours', now() - interval '1 hour')"
+        "INSERT INTO callboard.schedules (tenant_id, name, actor, module, expression, tz, args, kwargs, options,"
+        " missed, at_most, overlap, last_tick_at, next_tick_at) VALUES ('default', 'forgotten', 'nobody', 'nowhere',"
+        " '* * * * *', 'UTC', '[]', '{}', '{}', 'once', 1, 'allow', now() - interval '2 h', now() - interval '1 h')"
     )
 
 
