@@ -86,6 +86,13 @@ def one_job() -> Select[Any]:
     return select(*JOB_COLUMNS).where(_is_mine, jobs.c.id == bindparam("job_id", type_=Uuid()))
 
 
+@cache
+def some_jobs() -> Select[Any]:
+    """Rows of :data:`JOB_COLUMNS`, in no order. Parameters: ``tenant``, ``job_ids`` (a list of UUIDs as text)."""
+    wanted = func.any(cast(bindparam("job_ids", type_=ARRAY(Text)), ARRAY(Uuid)))
+    return select(*JOB_COLUMNS).where(_is_mine, jobs.c.id == wanted)
+
+
 def page_of_jobs(
     *,
     statuses: Sequence[Status] = (),

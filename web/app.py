@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from actors.runtime.logs import get_logger
 from models.engine import make_async_engine
 from models.settings import Settings, SettingsError, get_settings
+from web import batch
 from web.auth import Keyring
 from web.domain import domains
 from web.feed import BLOCK_MS, Repair, StreamReader
@@ -95,7 +96,8 @@ async def _running(settings: Settings, secret_key: str) -> AsyncIterator[Service
 
 
 def _larger_bodies() -> dict[str, int]:
-    return {path: size for domain in domains() for path, size in domain.body_limits.items()}
+    larger = {path: size for domain in domains() for path, size in domain.body_limits.items()}
+    return {batch.PATH: batch.MAX_BODY, **larger}
 
 
 def _died(task: asyncio.Task[None]) -> None:
@@ -129,7 +131,7 @@ def _cors(settings: Settings) -> list[Middleware]:
                 "Last-Event-ID",
                 "Prefer",
             ),
-            expose_headers=("Location", "ETag", "Link", "Retry-After"),
+            expose_headers=("Location", "ETag", "Link", "Retry-After", "Idempotent-Replayed"),
             allow_credentials=False,
         )
     ]

@@ -70,6 +70,8 @@ async def get_job_events(request: Request) -> Response:
 
 async def _stream(request: Request, subscriber: Subscriber) -> Response:
     opening = await _open(request, subscriber)
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def frames() -> AsyncIterator[bytes]:
         hub, current = services(request).hub, opening

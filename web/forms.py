@@ -14,7 +14,7 @@ from typing import Any
 
 from models.errors import DataRefused
 from models.json_data import loads
-from web.send_options import OPTION_SCHEMAS
+from web.send_options import option_schemas
 
 #: What the form offers of the options of ``POST /jobs``.
 OPTIONS = ("delay", "priority", "max_attempts", "unique_key")
@@ -190,7 +190,7 @@ def form_for(job_type: str, schema: Mapping[str, Any], description: str = "") ->
 
 
 def _option(key: str) -> Field:
-    schema = OPTION_SCHEMAS[key]
+    schema = _resolved(option_schemas()[key], {})
     return Field(key, f"o.{key}", _kind(schema), schema)
 
 

@@ -52,6 +52,11 @@ def job_json(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def sent_json(row: Mapping[str, Any], *, duplicate: bool) -> dict[str, Any]:
+    """A job as its sender is answered; ``duplicate``: it is an older one with the same unique key."""
+    return job_json(row) | ({"duplicate": True} if duplicate else {})
+
+
 def etag(row: Mapping[str, Any]) -> str:
     """The job's entity tag: its version rises with every change that is shown."""
     return f'"{row["version"]}"'

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from dramatiq import Message
 from sqlalchemy.exc import IntegrityError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,15 +15,15 @@ from starlette.responses import JSONResponse, Response
 from actors.runtime.job_type import job_types
 from actors.runtime.sending import asend_many, our_broker
 from models import ledger, queries
-from models.json_data import clean_text
-from models.rows import all_rows, one_row
+from models.rows import Row, all_rows, one_row
 from models.state import TERMINAL, Status, sources
 from web.auth import Caller, require
-from web.bodies import read_object, refused
-from web.job_json import etag, job_json, job_path
+from web.bodies import checked, parse, read_body
+from web.idempotency import Answer, accept, once, read_key
+from web.job_json import etag, job_json, job_path, sent_json
 from web.job_paths import job_not_found, parse_job_id
-from web.problems import Fault, Problem
-from web.send_options import read_options
+from web.problems import Problem
+from web.send_options import Send
 from web.services import services
 
 
@@ -33,26 +35,16 @@ async def send_job(request: Request, caller: Caller, body: Mapping[str, Any]) ->
     Raises:
       Problem, DataRefused, OptionRefused, PayloadRefused, UniqueKeyBusy: nothing was stored.
     """
-    known = job_types()
-    faults: list[Fault] = []
-    name, payload = body.get("type"), body.get("payload")
-    kind = known.get(name) if isinstance(name, str) else None
-    if kind is None:
-        said = f"there is no job type {clean_text(name, 100)!r}" if isinstance(name, str) else "must be a string"
-        faults.append(Fault("/type", f"{said}; there are {', '.join(known) or 'none'}"))
-    if not isinstance(payload, Mapping):
-        faults.append(Fault("/payload", "must be an object"))
-    options, wrong_options = read_options(body.get("options"))
-    faults += wrong_options
-    if faults or kind is None:
-        raise refused(faults)
-    assert isinstance(payload, Mapping)
-    message = kind.message(payload, **options, tenant_id=caller.tenant_id)
-    sent = (await asend_many([message]))[0]
+    sent = (await asend_many([_message(caller, checked(Send, body))]))[0]
     row = await find_job(request, caller, UUID(sent.message_id))
     if row is None:  # pruned or deleted between the two statements
         raise job_not_found(sent.message_id)
     return row, bool(sent.options.get("duplicate"))
+
+
+def _message(caller: Caller, send: Send) -> Message[Any]:
+    options = send.options.given() if send.options else {}
+    return job_types()[send.type].message(send.payload, **options, tenant_id=caller.tenant_id)
 
 
 async def find_job(request: Request, caller: Caller, job_id: UUID) -> Mapping[str, Any] | None:
@@ -73,10 +65,23 @@ async def _the_job(request: Request, caller: Caller) -> Mapping[str, Any]:
 async def post_job(request: Request) -> Response:
     """``POST /jobs``: 202 and the job."""
     caller = await require(request)
-    body = await read_object(request, required={"type", "payload"}, optional={"options"})
-    row, duplicate = await send_job(request, caller, body)
-    document = job_json(row) | ({"duplicate": True} if duplicate else {})
-    return JSONResponse(document, 202, headers={"Location": job_path(row["id"]), "ETag": etag(row)})
+    key = read_key(request)
+    body = parse(await read_body(request))
+    if key is None:
+        row, duplicate = await send_job(request, caller, body)
+        answer = Answer(sent_json(row, duplicate=duplicate))
+    else:
+        message = _message(caller, checked(Send, body))
+        only = once(key, "POST /jobs", body)
+        answer = await asyncio.to_thread(accept, caller.tenant_id, [message], _render, only)
+    job = answer.document
+    headers = {"Location": job_path(job["id"]), "ETag": etag(job), **answer.headers()}
+    return JSONResponse(job, 202, headers=headers)
+
+
+def _render(jobs: Sequence[tuple[Row, bool]]) -> dict[str, Any]:
+    [(row, duplicate)] = jobs
+    return sent_json(row, duplicate=duplicate)
 
 
 async def get_job(request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Route
 
-from web import board
+from web import batch, board
 from web.domain import domains
 from web.events import get_events, get_job_events
 from web.health import get_healthz, get_readyz
@@ -24,6 +24,12 @@ class Jobs(HTTPEndpoint):
     post = staticmethod(post_job)
 
 
+class Batch(HTTPEndpoint):
+    """``/jobs/batch``; an endpoint, so that other methods do not pass it by and look for a job named batch."""
+
+    post = staticmethod(batch.post_batch)
+
+
 class SignIn(HTTPEndpoint):
     """``/sign-in``."""
 
@@ -35,6 +41,7 @@ def routes() -> list[BaseRoute]:
     """The API (DESIGN section 9), signing in, and the board."""
     return [
         Route("/jobs", Jobs),
+        Route(batch.PATH, Batch),
         Route("/jobs/{job_id}", get_job),
         Route("/jobs/{job_id}/result", get_result),
         Route("/jobs/{job_id}/cancel", post_cancel, methods=["POST"]),

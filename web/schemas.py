@@ -41,6 +41,7 @@ _ATTEMPT: Final = _object(
     required=[],
 )
 _LINKS: Final = _object(dict.fromkeys(("self", "result", "events", "cancel", "retry"), _TEXT))
+_SERVER: Final = _object({"ok": {"type": "boolean"}, "detail": _TEXT, "schema": _TEXT}, ["ok"])
 
 SCHEMAS: Final[dict[str, Any]] = {
     "Job": _object(
@@ -75,6 +76,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     "JobPage": _object(
         {"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}, "next": _or_null(_TEXT)}
     ),
+    "SentJobs": _object({"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}}),
     "JobEvent": _object(
         {
             "id": _UUID,
@@ -88,11 +90,6 @@ SCHEMAS: Final[dict[str, Any]] = {
         }
     ),
     "Result": _object({"status": {"const": "COMPLETED"}, "result": {}, "result_error": _TEXT}, ["status", "result"]),
-    "TicketRequest": _object(
-        {"job": _UUID, "types": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 50}},
-        [],
-        additionalProperties=False,
-    ),
     "Ticket": _object({"url": {"type": "string", "format": "uri"}, "expires_at": _TIME}),
     "JobTypes": _object(
         {
@@ -102,6 +99,14 @@ SCHEMAS: Final[dict[str, Any]] = {
                     {"type": _TEXT, "queue": _TEXT, "description": _TEXT, "payload_schema": {"type": "object"}}
                 ),
             }
+        }
+    ),
+    "Health": _object({"status": {"const": "ok"}}),
+    "Readiness": _object(
+        {
+            "status": {"enum": ["ready", "degraded", "not ready"], "description": "Degraded: without Redis."},
+            "postgres": _SERVER,
+            "redis": _SERVER,
         }
     ),
     "Problem": _object(

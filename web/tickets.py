@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
-from uuid import UUID
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from actors.runtime.feed import timestamp
 from models.queries import one_event
 from web.auth import Caller, require
-from web.bodies import read_object, refused
+from web.bodies import Body, checked, parse, read_body
 from web.job_paths import job_not_found, parse_job_id
-from web.problems import Fault, Problem
+from web.problems import Problem
 from web.services import services
 
 #: Seconds within which a ticket must be used to connect; an open stream outlives it.
 TICKET_LASTS_S: Final = 60
 #: Types that one ticket may name.
 MAX_TYPES: Final = 50
+
+TypeName = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +74,37 @@ def _invalid(detail: str) -> Problem:
     return Problem(401, detail, slug="ticket", headers={"WWW-Authenticate": 'Ticket realm="callboard"'})
 
 
+class TicketRequest(Body):
+    """What a ticket is for: one job, or jobs of some types; neither: all of the tenant's."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["job", "types"],
+                "properties": {"job": {"type": "string"}, "types": {"type": "array"}},
+            }
+        }
+    )
+
+    job: str | None = Field(None, description="A job's id.", json_schema_extra={"format": "uuid"})
+    types: Annotated[list[TypeName], Field(min_length=1, max_length=MAX_TYPES)] | None = Field(
+        None, description="Names of job types; instead of job."
+    )
+
+    @field_validator("types")
+    @classmethod
+    def _instead_of_job(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value is not None and info.data.get("job") is not None:
+            raise PydanticCustomError("types", "a ticket is for one job or for types, not both")
+        return value
+
+
 async def post_ticket(request: Request) -> Response:
     """``POST /events/tickets``: ``{job?, types?}`` → ``{url, expires_at}``."""
     caller = await require(request)
-    body = await read_object(request, required=set(), optional={"job", "types"})
-    job_id = await _job(request, caller, body.get("job"))
-    types = _types(body.get("types"))
-    if job_id is not None and types is not None:
-        raise refused([Fault("/types", "a ticket is for one job or for types, not both")])
+    asked = checked(TicketRequest, parse(await read_body(request, may_be_empty=True)))
+    job_id = await _found(request, caller, asked.job) if asked.job is not None else None
+    types = frozenset(asked.types) if asked.types is not None else None
     # Whole seconds, as the signature's own time is.
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=TICKET_LASTS_S)
     text = services(request).tickets.issue(Ticket(caller.tenant_id, caller.credential, job_id, types))
@@ -87,29 +113,11 @@ async def post_ticket(request: Request) -> Response:
     return JSONResponse({"url": str(url), "expires_at": timestamp(expires_at)}, headers={"Cache-Control": "no-store"})
 
 
-async def _job(request: Request, caller: Caller, value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise refused([Fault("/job", "must be a job's id")])
-    job_id: UUID = parse_job_id(value)
+async def _found(request: Request, caller: Caller, text: str) -> str:
+    """The id of the caller's job. Raises Problem 404."""
+    job_id = parse_job_id(text)
     async with services(request).engine.connect() as connection:
         row = (await connection.execute(one_event(), {"tenant": caller.tenant_id, "job_id": job_id})).first()
     if row is None:
-        raise job_not_found(value)
+        raise job_not_found(text)
     return str(job_id)
-
-
-def _types(value: Any) -> frozenset[str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_TYPES:
-        raise refused([Fault("/types", f"must be a list of 1 to {MAX_TYPES} job types")])
-    faults = [
-        Fault(f"/types/{i}", "must be the name of a job type")
-        for i, name in enumerate(value)
-        if not (isinstance(name, str) and 1 <= len(name) <= 255)
-    ]
-    if faults:
-        raise refused(faults)
-    return frozenset(value)

@@ -12,6 +12,12 @@ from models.errors import OptionRefused
 #: Milliseconds: no job is scheduled further ahead than 100 years.
 MAX_DELAY_MS = 100 * 365 * 86_400_000
 MAX_ATTEMPTS = 1000
+#: Milliseconds before the second attempt: a week.
+MAX_BACKOFF_MS = 7 * 86_400_000
+#: Priorities go from minus this, which is first, to this.
+MAX_PRIORITY = 10
+#: Characters.
+MAX_UNIQUE_KEY = 255
 #: Dramatiq's own count of attempts after the first; as big as a column of the ledger.
 MAX_RETRIES = (1 << 31) - 2
 #: Names that are ours and live in columns, not in the message's options.
@@ -76,7 +82,7 @@ def check_backoff(value: Any) -> dict[str, Any] | None:
         raise OptionRefused("backoff", "must have exactly the fields type and delay")
     if value["type"] not in ("exponential", "fixed"):
         raise OptionRefused("backoff", "type must be exponential or fixed")
-    return {"type": value["type"], "delay": _number("backoff", value["delay"], 0, 7 * 86_400_000)}
+    return {"type": value["type"], "delay": _number("backoff", value["delay"], 0, MAX_BACKOFF_MS)}
 
 
 def take_options(options: dict[str, Any]) -> SendOptions:
@@ -96,7 +102,7 @@ def take_options(options: dict[str, Any]) -> SendOptions:
     if given["delay"] is not None and given["run_at"] is not None:
         raise OptionRefused("run_at", "cannot be combined with delay")
     scope, period = given["unique_scope"], _ms("unique_for", given["unique_for"])
-    key = _text("unique_key", given["unique_key"], 255)
+    key = _text("unique_key", given["unique_key"], MAX_UNIQUE_KEY)
     if scope not in (None, "live", "waiting", "period"):
         raise OptionRefused("unique_scope", "must be live, waiting or period")
     if (scope == "period") != (period is not None):
@@ -106,7 +112,11 @@ def take_options(options: dict[str, Any]) -> SendOptions:
     return SendOptions(
         delay_ms=_ms("delay", given["delay"]),
         run_at=_time(given["run_at"]),
-        priority=None if given["priority"] is None else _number("priority", given["priority"], -10, 10, whole=True),
+        priority=(
+            None
+            if given["priority"] is None
+            else _number("priority", given["priority"], -MAX_PRIORITY, MAX_PRIORITY, whole=True)
+        ),
         max_attempts=(
             None
             if given["max_attempts"] is None

@@ -1,10 +1,10 @@
-"""The pruner: terminal rows past their retention, dead workers, expired sessions; in small batches."""
+"""The pruner: terminal rows past their retention, dead workers, expired sessions and keys; in small batches."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models import liveness, retention, tenancy
+from models import idempotency, liveness, retention, tenancy
 
 if TYPE_CHECKING:
     from actors.runtime.broker import CallboardBroker
@@ -37,4 +37,7 @@ class Pruner:
                         break
             connection.execute(liveness.forget_workers())
             tenancy.delete_expired(connection)
+            for _ in range(BATCHES):
+                if connection.execute(idempotency.delete_expired(), {"room": BATCH}).rowcount < BATCH:
+                    break
         return deleted
