@@ -109,12 +109,7 @@ def accept(tenant_id: str, messages: Sequence[Message[Any]], render: Render, onl
 def _earlier(session: Session, tenant_id: str, only: Once) -> dict[str, Any] | None:
     lock = idempotency.lock_number(our_broker().settings.db_schema, tenant_id, only.key)
     if not session.execute(idempotency.take_lock(), {"lock": lock}).scalar_one():
-        raise Problem(
-            409,
-            f"The first request with this {HEADER} is not over yet; repeat this one in a moment.",
-            slug="idempotency-key-in-flight",
-            headers={"Retry-After": "1"},
-        )
+        raise _in_flight()
     row = session.execute(idempotency.find_answer(), {"tenant": tenant_id, "in_key": only.key}).first()
     if row is None:
         return None
@@ -146,4 +141,13 @@ def _keep(session: Session, tenant_id: str, only: Once, document: Mapping[str, A
         "new_answer": zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1),
     }
     if session.execute(idempotency.keep_answer(), values).first() is None:
-        raise RuntimeError(f"{HEADER} was kept by somebody without its lock")
+        raise _in_flight()  # by somebody with another idea of the lock, such as an older release
+
+
+def _in_flight() -> Problem:
+    return Problem(
+        409,
+        f"The first request with this {HEADER} is not over yet; repeat this one in a moment.",
+        slug="idempotency-key-in-flight",
+        headers={"Retry-After": "1"},
+    )

@@ -53,7 +53,7 @@ class Whole:
         return core_schema.no_info_before_validator_function(self._check, whole)
 
     def _check(self, value: Any) -> int:
-        whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+        whole = value.is_integer() if isinstance(value, float) else type(value) is int
         if not whole or not self.low <= value <= self.high:
             text = f"must be a whole number from {self.low:,} to {self.high:,}"
             raise PydanticCustomError("whole", "{text}", {"text": text})
