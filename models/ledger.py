@@ -160,7 +160,8 @@ def enqueue() -> ReturningInsert[Any]:
             case((offered, func.now()), else_=null()),
         )
         .select_from(new.join(tenants, tenants.c.id == new.c.tenant_id))
-        .order_by(new.c.unique_key, new.c.id)
+        # Everybody waits for taken keys in this order; ids are each sender's own, and would be none.
+        .order_by(new.c.unique_key, new.c.tenant_id, new.c.id)
     )
     columns = (
         "id tenant_id actor queue priority args kwargs options message_timestamp status max_attempts run_at "

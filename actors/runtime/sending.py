@@ -33,10 +33,17 @@ if TYPE_CHECKING:
 DEFAULT_TENANT = "default"
 #: How often an insert is repeated when the holder of its unique key ended in between.
 _ROUNDS = 5
+#: How often a bulk is inserted anew after a deadlock. Keys are taken in one order, but a key whose holder ended in
+#: between is taken after the others.
+_TRIES = 4
 #: Levels of a message's options.
 OPTIONS_DEPTH = 400
 
+_DEADLOCK = "40P01"
+
 Execute = Callable[[Any, Mapping[str, Any]], list[Row]]
+#: The inserted rows, and job id → holder's id of the duplicates.
+Inserted = tuple[list[Row], dict[UUID, UUID]]
 
 
 @dataclass
@@ -115,7 +122,7 @@ def _encoded(name: str, value: Any, max_depth: int = MAX_DEPTH) -> str:
         raise DataRefused(refused.reason, f"/{name}{refused.pointer}") from None
 
 
-def insert_jobs(execute: Execute, new: Sequence[NewJob]) -> tuple[list[Row], dict[UUID, UUID]]:
+def insert_jobs(execute: Execute, new: Sequence[NewJob]) -> Inserted:
     """Insert rows; who finds its unique key taken gets the holder's id instead.
 
     Args:
@@ -127,7 +134,7 @@ def insert_jobs(execute: Execute, new: Sequence[NewJob]) -> tuple[list[Row], dic
     Raises:
       UnknownTenant, UniqueKeyBusy: nothing was stored if the caller rolls back.
     """
-    waiting = sorted(new, key=lambda job: (job.columns["unique_key"] or "", job.columns["id"]))
+    waiting = list(new)
     inserted: list[Row] = []
     duplicates: dict[UUID, UUID] = {}
     for _ in range(_ROUNDS):
@@ -225,15 +232,30 @@ def ring(broker: CallboardBroker, new: Iterable[NewJob], inserted: Iterable[Mapp
     broker.bell.announce(rows.values())
 
 
-def _on_our_own(broker: CallboardBroker, new: Sequence[NewJob]) -> tuple[list[Row], dict[UUID, UUID]]:
+def _on_our_own(broker: CallboardBroker, new: Sequence[NewJob]) -> Inserted:
     engine = broker.resources.engine
     # One row is one statement; several are one transaction, so that a refusal stores none of them.
     engine = engine if len(new) == 1 else transaction(engine)
-    try:
+
+    def insert() -> Inserted:
         with engine.begin() as connection:
             return insert_jobs(lambda statement, values: all_rows(connection.execute(statement, values)), new)
-    except exc.DBAPIError as error:
-        raise explained(error) from error
+
+    return _undeadlocked(insert)
+
+
+def _undeadlocked(insert: Callable[[], Inserted]) -> Inserted:
+    """Insert, and again after a deadlock: what was inserted by then has been rolled back. Errors are our own."""
+    tries = _TRIES
+    while True:
+        tries -= 1
+        try:
+            return insert()
+        except Exception as error:
+            if not (isinstance(error, exc.DBAPIError) or hasattr(error, "sqlstate")):  # psycopg's own has one
+                raise
+            if not (tries and _sqlstate(error) == _DEADLOCK):
+                raise explained(error) from error
 
 
 class _Caller:
@@ -278,9 +300,7 @@ class _PsycopgCaller:
             return rows
 
 
-def _on_the_callers(
-    broker: CallboardBroker, caller: _Caller | _PsycopgCaller, new: Sequence[NewJob]
-) -> tuple[list[Row], dict[UUID, UUID]]:
+def _on_the_callers(broker: CallboardBroker, caller: _Caller | _PsycopgCaller, new: Sequence[NewJob]) -> Inserted:
     """Insert in the caller's transaction, within a savepoint: a refusal leaves that usable and as it was.
 
     A unique key may be held by a transaction that is open elsewhere: it is waited for 2 s, and the caller's own
@@ -288,7 +308,8 @@ def _on_the_callers(
     """
     renames = translation(broker.resources.settings)
     keyed = any(job.columns["unique_key"] for job in new)
-    try:
+
+    def insert() -> Inserted:
         with caller.savepoint():
             before = caller.execute(select(func.current_setting("lock_timeout").label("was")), {}, {}) if keyed else []
             if keyed:
@@ -297,19 +318,19 @@ def _on_the_callers(
             for row in before:
                 caller.execute(select(func.set_config("lock_timeout", row["was"], true())), {}, {})
             return done
-    except exc.DBAPIError as error:
-        raise explained(error) from error
-    except Exception as error:
-        if hasattr(error, "sqlstate"):  # psycopg's own
-            raise explained(error) from error
-        raise
+
+    return _undeadlocked(insert)
+
+
+def _sqlstate(error: Any) -> str:
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
 
 def explained(error: Any) -> Exception:
     """Our own error for what Postgres refused, or the error itself."""
     original = getattr(error, "orig", error)
-    state = getattr(original, "sqlstate", None) or ""
-    if state in ("55P03", "40P01"):
+    state = _sqlstate(error)
+    if state in ("55P03", _DEADLOCK):
         return UniqueKeyBusy()
     if state.startswith("22") or isinstance(error, exc.DataError):
         return DataRefused(f"Postgres refuses the data: {str(original).splitlines()[0]}")
