@@ -20,7 +20,7 @@ class SleepPayload(BaseModel):
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
-    delay_ms: StrictInt = Field(ge=0, le=60_000, description="milliseconds")
+    delay_ms: StrictInt = Field(ge=0, le=60_000, description="milliseconds", examples=[5_000])
 
 
 def doze(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import dramatiq
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from actors.runtime import current_job, job_type
 from actors.runtime.errors import PermanentError, RetryLater
@@ -61,18 +61,38 @@ def _checked_body(body: Any) -> Any:
     return body
 
 
+#: What :func:`url_fault` and :func:`header_fault` say, as far as JSON Schema can say it.
+_URL_SCHEMA: dict[str, Any] = {"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}
+_HEADERS_SCHEMA = {
+    "type": "object",
+    "maxProperties": MAX_HEADERS,
+    "propertyNames": {"pattern": r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}$"},
+    "additionalProperties": {"type": "string", "maxLength": 8192, "pattern": r"^[\t\x20-\x7e\x80-\xff]*$"},
+}
+
+
 class WebhookPayload(BaseModel):
     """What ``POST /jobs`` takes as the payload of a ``webhook`` job."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, AfterValidator(_checked_url)] = Field(
-        min_length=1, max_length=2048, description="http:// or https://, a public host, no user name in it"
+        min_length=1,
+        max_length=2048,
+        description="http:// or https://, a public host, no user name in it",
+        examples=["https://example.com/hook"],
+        json_schema_extra=_URL_SCHEMA,
     )
     method: Literal["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"] = "POST"
-    headers: Annotated[dict[str, str], Field(max_length=MAX_HEADERS), AfterValidator(_checked_headers)] | None = Field(
-        None, description="sent with the request; Host, Content-Length, webhook-id… are ours"
-    )
+    headers: (
+        Annotated[
+            dict[str, str],
+            Field(max_length=MAX_HEADERS),
+            AfterValidator(_checked_headers),
+            WithJsonSchema(_HEADERS_SCHEMA),
+        ]
+        | None
+    ) = Field(None, description="sent with the request; Host, Content-Length, webhook-id… are ours")
     body: Annotated[Any, AfterValidator(_checked_body)] = Field(
         None, description="sent as JSON; a string with a Content-Type that is not JSON is sent as it is"
     )

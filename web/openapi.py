@@ -126,6 +126,7 @@ def _parameter(name: str, place: str, schema: dict[str, Any], text: str, **more:
 
 _TEXT: Final = {"type": "string"}
 _NAME: Final = {"type": "string", "pattern": r"^[^\x00]*$"}
+_CURSOR: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]{21}[AQgw]$"}  # 16 bytes in base64url
 _REQUIRED: Final = {"required": True, "schema": _TEXT}
 _LOCATION: Final = {**_REQUIRED, "description": "The job's address"}
 _ETAG: Final = {"required": True, "schema": {"type": "string", "pattern": '^"[0-9]+"$'}, "description": "Its version"}
@@ -159,7 +160,7 @@ def _paths(examples: Mapping[str, Any]) -> dict[str, Any]:
         _parameter(
             "limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, "Jobs."
         ),
-        _parameter("after", "query", _TEXT, "The cursor that the page before named as its next."),
+        _parameter("after", "query", _CURSOR, "The cursor that the page before named as its next."),
     ]
     once = _parameter(
         HEADER,

@@ -48,9 +48,10 @@ class JobType:
           DataRefused: it is no JSON data. PayloadRefused: it does not fit the model.
         """
         # Before the model's serialiser sees it: that would make a list of a set, and null of NaN, without a word.
-        encode(payload, max_bytes=MAX_ARGS_BYTES)
+        text = encode(payload, max_bytes=MAX_ARGS_BYTES)
         try:
-            return self._validated(payload, wire=wire).model_dump(mode="json", by_alias=False)
+            valid = self._from_wire(payload, text) if wire else self._validated(payload)
+            return valid.model_dump(mode="json", by_alias=False)
         except (PydanticSerializationError, RecursionError) as error:
             raise PayloadRefused(
                 self.name, [("", f"{self.model.__name__} cannot be written as JSON: {error}")]
@@ -58,14 +59,37 @@ class JobType:
 
     def payload_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments back in wire names."""
-        return self._validated(kwargs, wire=False).model_dump(mode="json", by_alias=True)
+        return self._validated(kwargs).model_dump(mode="json", by_alias=True)
 
-    def _validated(self, payload: Any, *, wire: bool) -> BaseModel:
+    def _validated(self, kwargs: Any) -> BaseModel:
         try:
-            return self.model.model_validate(payload, by_alias=wire, by_name=not wire, extra="forbid")
+            return self.model.model_validate(kwargs, by_alias=False, by_name=True, extra="forbid")
         except ValidationError as error:
-            faults = [(_pointer(fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
-            raise PayloadRefused(self.name, faults) from None
+            raise self._refused(error) from None
+
+    def _from_wire(self, payload: Any, text: str) -> BaseModel:
+        """What JSON Schema says of the model, and no more: "5" is no integer, but 5.0 is one."""
+        try:
+            return self._strictly(text)
+        except ValidationError as error:
+            whole = [
+                fault["loc"] for fault in error.errors() if fault["type"] == "int_type" and _is_whole(fault["input"])
+            ]
+            if not whole:
+                raise self._refused(error) from None
+        for place in whole:
+            payload = _with_integer(payload, place)
+        try:
+            return self._strictly(encode(payload, max_bytes=MAX_ARGS_BYTES))
+        except ValidationError as error:
+            raise self._refused(error) from None
+
+    def _strictly(self, text: str) -> BaseModel:
+        return self.model.model_validate_json(text, strict=True, by_alias=True, by_name=False, extra="forbid")
+
+    def _refused(self, error: ValidationError) -> PayloadRefused:
+        faults = [(_pointer(fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
+        return PayloadRefused(self.name, faults)
 
     def bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Positional and keyword arguments as one mapping by name. Raises PayloadRefused."""
@@ -80,6 +104,22 @@ class JobType:
 
 def _pointer(location: tuple[int | str, ...]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _with_integer(value: Any, place: tuple[int | str, ...]) -> Any:
+    """The value with a float at this place as an integer; the place may name alternatives of unions, too."""
+    if not place:
+        return int(value) if _is_whole(value) else value
+    key, rest = place[0], place[1:]
+    if isinstance(value, Mapping) and key in value:
+        return {**value, key: _with_integer(value[key], rest)}
+    if isinstance(value, list) and isinstance(key, int) and key < len(value):
+        return [*value[:key], _with_integer(value[key], rest), *value[key + 1 :]]
+    return _with_integer(value, rest)
 
 
 class SessionSender(Generic[P, R]):
@@ -137,7 +177,7 @@ def job_type(model: type[BaseModel]) -> Callable[[Actor[P, R]], JobActor[P, R]]:
         def validated(*args: P.args, **kwargs: P.kwargs) -> R:
             # What a stock producer sent was never checked; another attempt would not mend it.
             try:
-                checked = kind._validated(kind.bound(args, kwargs), wire=False)
+                checked = kind._validated(kind.bound(args, kwargs))
             except PayloadRefused as refused:
                 raise PermanentError(str(refused).removesuffix("; nothing was stored")) from None
             result: R = function(**{name: getattr(checked, name) for name in model.model_fields})

@@ -11,12 +11,13 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq import get_broker, set_broker
+from dramatiq.brokers.stub import StubBroker
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from actors.runtime.broker import CallboardBroker, make_broker
 from actors.runtime.errors import PayloadRefused, PermanentError
-from actors.runtime.job_type import MIN_BACKOFF_MS, JobActor, job_type, job_types, payload_of
+from actors.runtime.job_type import MIN_BACKOFF_MS, JobActor, JobType, job_type, job_types, payload_of
 from models.errors import CallboardError, DataRefused
 
 
@@ -342,3 +343,42 @@ def test_text_that_the_model_reads_as_a_number_that_json_lacks_is_refused(
 
     with pytest.raises(CallboardError):
         broker.enqueue(numbers.job_type.message(payload))
+
+
+class Counted(BaseModel):
+    number: int
+    numbers: list[int | str] = []
+    rate: float = 0.5
+    when: datetime | None = None
+    anything: Any = None
+
+
+@pytest.mark.parametrize(
+    ("payload", "faults"),
+    [
+        ({"number": "5"}, ["/number"]),
+        ({"number": True}, ["/number"]),
+        ({"number": 5.5}, ["/number"]),
+        ({"number": 5.0, "rate": "0.5"}, ["/rate"]),
+        ({"number": None, "when": 5}, ["/number", "/when"]),
+    ],
+)
+def test_a_payload_on_the_wire_is_what_its_schema_says(payload: dict[str, Any], faults: list[str]) -> None:
+    with pytest.raises(PayloadRefused) as refused:
+        counting().kwargs_of(payload, wire=True)
+    assert [pointer for pointer, _ in refused.value.faults] == faults
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    payload = {"number": 5.0, "numbers": [1, 2.0, "x"], "rate": 1, "when": "2030-01-31T12:00:00Z", "anything": [3.0]}
+    kwargs = counting().kwargs_of(payload, wire=True)
+    assert repr([kwargs["number"], kwargs["numbers"]]) == "[5, [1, 2, 'x']]"
+    assert repr(kwargs["anything"]) == "[3.0]", "what the model does not call an integer stays as it is"
+
+
+def counting() -> JobType:
+    @job_type(Counted)
+    @dramatiq.actor(actor_name="counted", broker=StubBroker())
+    def counted(number: int, numbers: Any, rate: float, when: Any, anything: Any) -> None: ...
+
+    return counted.job_type

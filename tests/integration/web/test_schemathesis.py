@@ -1,0 +1,54 @@
+"""The API does what ``/openapi.json`` says, and nothing else: every check of schemathesis, on whatever is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+
+import actors  # noqa: F401 - installs the broker and the job types
+from actors.runtime.job_type import job_types
+from tests.ledger_driver import Driver
+from tests.web_server import WebServer
+from web.openapi import document
+
+#: Cases per operation, beyond those that cover each keyword of its schemas.
+EXAMPLES = 5
+
+
+# Its own URIs are of any scheme, and few have a host that could exist.
+schemathesis.openapi.format(
+    "uri",
+    st.from_regex(
+        r"[hH][tT][tT][pP][sS]?://[a-z0-9]{1,20}(\.[a-z]{2,6}){0,2}(:[1-9][0-9]{0,3})?(/[!-.0-9<>A-Z]*)?(\?[!-~]*)?(#[!-~]*)?",
+        fullmatch=True,
+    ).filter(lambda url: "\\" not in url),
+)
+
+
+def is_stream(context: Any) -> bool:
+    """Streams do not end; how they begin is in the document as their HEAD, and test_feed.py reads them."""
+    operation = context.operation
+    answers = operation.definition.raw.get("responses", {})
+    return operation.method == "get" and "text/event-stream" in answers.get("200", {}).get("content", {})
+
+
+# Hypothesis's own text is unrestricted; that NUL is refused everywhere no JSON Schema can say (test_api_bad_input).
+_generation = GenerationConfig(allow_x00=False, deterministic=True)
+_config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(generation=_generation)))
+schema = schemathesis.openapi.from_dict(document(list(job_types().values()), "http://localhost"), config=_config)
+
+
+@schema.exclude(is_stream).parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_api_is_as_described(case: schemathesis.Case, web: WebServer, driver: Driver) -> None:
+    _, key = driver.tenant()  # every case has a world of its own: an Idempotency-Key may occur in many
+    case.call_and_validate(base_url=web.url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+
+
+def test_this_is_what_is_served(web: WebServer) -> None:
+    assert httpx.get(f"{web.url}/openapi.json").json() == document(list(job_types().values()), web.url)
