@@ -16,6 +16,7 @@ from models.board import board_page
 from models.queries import COUNTED_JOBS, counts
 from models.state import LIVE, Status
 from web.auth import Caller
+from web.docs_page import get_docs
 from web.job_list import cursor_of, job_id_of
 from web.job_page import job_page, post_cancel, post_retry, to_job_page
 from web.pages import PageFiles, message_page, page, render
@@ -154,6 +155,7 @@ routes: list[BaseRoute] = [
     Route("/", get_board),
     Route("/send", get_send, methods=["GET"]),
     Route("/send", post_send, methods=["POST"]),
+    Route("/docs", get_docs),
     Route("/board/jobs/{job_id}", job_page),
     Route("/board/jobs/{job_id}/cancel", post_cancel, methods=["POST"]),
     Route("/board/jobs/{job_id}/retry", post_retry, methods=["POST"]),

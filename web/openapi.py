@@ -139,7 +139,7 @@ _LAST: Final = _parameter("Last-Event-ID", "header", _TEXT, "Where a stream that
 _TYPES: Final = {"type": "array", "items": _TEXT}
 _STREAM: Final = {
     "description": (
-        "Events `job` (data: JobEvent) and `reset` (forget what you have, a snapshot follows). First a snapshot, then "
+        "Events job (data: JobEvent) and reset (forget what you have, a snapshot follows). First a snapshot, then "
         "the stream; keep the highest version per job."
     ),
     "content": {"text/event-stream": {"schema": _TEXT}},
@@ -169,7 +169,7 @@ def _paths(examples: Mapping[str, Any]) -> dict[str, Any]:
         "Names this request for 24 hours: when it is repeated, nothing is sent again and the answer is the same.",
         example="order-1001",
     )
-    text = "Accepted, or the older job with this unique key (`duplicate`)"
+    text = "Accepted, or the older job with this unique key (then duplicate is true)"
     accepted = _json(ref("Job"), text, Location=_LOCATION, ETag=_ETAG, Idempotent_Replayed=_REPLAY)
     all_accepted = _json(ref("SentJobs"), "All accepted, in order", Idempotent_Replayed=_REPLAY)
     bad_body = _problems(

@@ -26,7 +26,7 @@ STATIC = HERE / "static"
 PRETTY_LIMIT = 20_000
 
 #: (path, name) of the pages that every signed-in person finds in the head of each; domains add theirs.
-NAVIGATION = (("/", "Board"), ("/send", "Send"))
+NAVIGATION = (("/", "Board"), ("/send", "Send"), ("/docs", "API"))
 
 #: Only our own files, nothing inline, nobody frames us, forms and fetches stay at home.
 CONTENT_SECURITY_POLICY = "; ".join(
