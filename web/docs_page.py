@@ -123,14 +123,14 @@ def _operation(server: str, path: str, method: str, given: Mapping[str, Any], sh
         parameters=[
             Member(
                 parameter["name"],
-                type_of(parameter["schema"]),
+                type_of(parameter.get("schema", {})),
                 parameter.get("required", False),
                 parameter["in"],
-                [*_text(parameter), *_limits(parameter["schema"])],
+                [*_text(parameter), *_limits(parameter.get("schema", {}))],
             )
             for parameter in parameters
         ],
-        body=[piece for media in content.values() for piece in type_of(media["schema"])],
+        body=[piece for media in content.values() for piece in type_of(media.get("schema", {}))],
         answers=[
             Answer(
                 status,

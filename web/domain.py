@@ -21,7 +21,7 @@ class Domain:
 
     Attributes:
       routes: its addresses, API and pages.
-      paths: the OpenAPI path items of those that belong to the API; must name every method.
+      paths: the OpenAPI path items of those that belong to the API; must name every method (HEAD is added to GET).
       schemas: the OpenAPI components that these refer to.
       body_limits: bytes of a body by path prefix, where they differ from the usual.
       pages: (path, name) of pages for the board's navigation.

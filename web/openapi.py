@@ -81,7 +81,8 @@ def _with_head(item: Mapping[str, Any]) -> dict[str, Any]:
         status: {name: value for name, value in answer.items() if name != "content"}
         for status, answer in get["responses"].items()
     }
-    named = {"operationId": f"{get['operationId']}Head", "summary": f"{get['summary']}: the headers only"}
+    suffixes = (("operationId", "Head"), ("summary", ": the headers only"))
+    named = {key: get[key] + suffix for key, suffix in suffixes if key in get}
     return {**item, "head": {**get, **named, "responses": responses}}
 
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from actors.runtime.keys import messages_key
 from models import idempotency
 from models.engine import transaction
 from models.queries import some_jobs
@@ -97,6 +98,19 @@ def test_thirty_two_senders_of_one_key_make_one_job(
     assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 409)
     assert len(driver.versions(tenant[0])) == len(accepted[0].json().get("jobs", [0]))
     print(f"\n{path}: 32 senders of one Idempotency-Key: {dict(statuses)}")
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_the_bell_rings_for_it(api: httpx.Client, driver: Driver, path: str) -> None:
+    now = {**SLEEP, "options": {}}
+    sent = send(api, path=path, body={"jobs": [now]} if path == "/jobs/batch" else now).json()
+    job_id = sent.get("jobs", [sent])[0]["id"].encode()
+    offered = wait_for(
+        lambda: [text for text in driver.redis.hvals(messages_key("default")) if job_id in text]  # type: ignore[union-attr]
+    )
+    assert len(offered) == 1
+    send(api, path=path, body={"jobs": [now]} if path == "/jobs/batch" else now)
+    assert len([text for text in driver.redis.hvals(messages_key("default")) if job_id in text]) == 1  # type: ignore[union-attr]
 
 
 def test_other_payloads_and_routes_are_422(api: httpx.Client, driver: Driver, tenant: tuple[str, str]) -> None:
