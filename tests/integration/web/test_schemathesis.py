@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,7 +19,6 @@ from web.openapi import document
 
 #: Cases per operation, beyond those that cover each keyword of its schemas.
 EXAMPLES = 5
-
 
 # Its own URIs are of any scheme, and few have a host that could exist.
 schemathesis.openapi.format(
@@ -43,6 +43,7 @@ _config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(gener
 schema = schemathesis.openapi.from_dict(document(list(job_types().values()), "http://localhost"), config=_config)
 
 
+@pytest.mark.timeout(300)  # one test makes hundreds of requests, batches of 1,000 jobs among them
 @schema.exclude(is_stream).parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_api_is_as_described(case: schemathesis.Case, web: WebServer, driver: Driver) -> None:
