@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dev.administration import PATIENCE_MS
 from dev.home import Home
 from models import tenancy
 from models.engine import make_engine, transaction
@@ -29,7 +30,7 @@ class Access:
 
 def provide_access(home: Home, settings: Settings) -> Access:
     """Make the tenant, its key and the operator, or find those of last time."""
-    engine = make_engine(settings, pool_size=1)
+    engine = make_engine(settings, pool_size=1, idle_in_transaction_session_timeout=PATIENCE_MS)
     try:
         with transaction(engine).begin() as connection:
             tenancy.ensure_tenant(connection, TENANT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import typer
 from psycopg.errors import UndefinedTable
@@ -15,6 +16,9 @@ from dev.console import Fault
 from dev.environment import check_settings
 from models.engine import make_engine, transaction
 
+#: Milliseconds that a transaction may wait for us: a password takes a while on a busy machine.
+PATIENCE_MS: Final = "60000"
+
 
 @contextmanager
 def tables(command: str) -> Iterator[Connection]:
@@ -24,7 +28,8 @@ def tables(command: str) -> Iterator[Connection]:
       command: what the user called, for those who have to wait for us.
     """
     with servers(command) as borrowed:
-        engine = make_engine(check_settings(borrowed.variables), pool_size=1)
+        settings = check_settings(borrowed.variables)
+        engine = make_engine(settings, pool_size=1, idle_in_transaction_session_timeout=PATIENCE_MS)
         try:
             with transaction(engine).begin() as connection:
                 yield connection

@@ -81,13 +81,15 @@ class Clone:
                 **as_user(self.account),
             )
 
-    def call(self, *arguments: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run ``./callboard`` with these arguments to its end."""
+    def call(
+        self, *arguments: str, said: str = "", timeout: float = 60, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``./callboard`` with these arguments to its end; ``said`` is its standard input."""
         return subprocess.run(
             [self.folder / "callboard", *arguments],
             cwd="/",
             env=self.environment(**variables),
-            stdin=subprocess.DEVNULL,
+            input=said,
             capture_output=True,
             text=True,
             timeout=timeout,

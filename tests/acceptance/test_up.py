@@ -18,6 +18,9 @@ import pytest
 
 from dev.accounts import postgres_account
 from dev.postgres import OUTSIDE
+from models.engine import make_engine
+from models.rls import Wall, second_wall
+from models.settings import load_settings
 from tests.acceptance.clone import Clone, Running, alive, modes
 from tests.support import scratch_folder, wait_for
 
@@ -105,6 +108,30 @@ def test_keys_are_made_listed_and_revoked(running: Running) -> None:
     assert running.clone.call("keys", "revoke", key_id).returncode == 0
     again = running.clone.call("keys", "revoke", key_id)
     assert (again.returncode, again.stderr.strip()) == (1, f"callboard: there is no live key {key_id}")
+
+
+def test_tenants_and_operators_are_made_by_command(running: Running) -> None:
+    call = running.clone.call
+    assert call("tenants", "create", "globex").stdout.strip() == "created globex"
+    assert "already" in call("tenants", "create", "globex").stderr
+    assert "globex" in call("tenants", "list").stdout
+    assert "at least 12" in call("operators", "set", "olga", said="short\n").stderr
+    assert call("operators", "set", "olga", said="correct horse battery\n").returncode == 0
+    link = call("operators", "link", "olga", "--tenant", "globex").stdout.strip()
+    assert link.startswith(running.clone.up_json["url"])
+    with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(link) as board:
+        assert "globex" in board.read().decode()
+    assert "olga" in call("operators", "list").stdout
+    assert call("operators", "remove", "olga").stdout.strip() == "removed olga"
+
+
+def test_the_embedded_database_has_the_second_wall(running: Running) -> None:
+    engine = make_engine(
+        load_settings(_env_file=None, database_url=running.clone.up_json["database_url"], redis_url="redis://x")
+    )
+    with engine.connect() as connection:
+        assert Wall(*connection.execute(second_wall("callboard")).one()).fault is None
+    engine.dispose()
 
 
 def test_a_killed_worker_is_started_again_and_said_so(running: Running) -> None:

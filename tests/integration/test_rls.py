@@ -11,9 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 
+from dev.home import ROOT
 from dev.migrations import upgrade
 from models import queries, rls, tenancy
 from models.engine import make_async_engine, make_engine
@@ -297,6 +298,35 @@ def test_a_user_who_does_not_own_the_tables_is_named_blind(postgres_url: str, da
         finally:
             admin.execute(f"DROP OWNED BY {name}".encode())
             admin.execute(f"DROP ROLE {name}".encode())
+
+
+def test_the_how_to_says_what_the_code_says() -> None:
+    page = (ROOT / "docs/how-to/row-level-security.md").read_text()
+    for statement in rls.role_statements(rls.web_role(SCHEMA, "app"), member="app"):
+        assert f"{statement};" in page
+
+
+def test_a_role_for_reports_sees_rows_with_the_policy_of_the_how_to(book: Book, postgres_url: str) -> None:
+    page = (ROOT / "docs/how-to/row-level-security.md").read_text()
+    [policy] = [line for line in page.splitlines() if line.startswith("CREATE POLICY")]
+    name = f"reports_{secrets.token_hex(4)}"
+    book.job()
+    place = make_url(postgres_url).set(database=book.engine.url.database).render_as_string(hide_password=False)
+    with psycopg.connect(place) as admin:  # nothing of this is kept
+        for statement in (
+            f"CREATE ROLE {name}",
+            f"GRANT USAGE ON SCHEMA callboard TO {name}",
+            f"GRANT SELECT ON callboard.jobs TO {name}",
+            f"SET LOCAL ROLE {name}",
+        ):
+            admin.execute(statement.encode())
+        count = "SELECT count(*) FROM callboard.jobs"
+        assert admin.execute(count).fetchone() == (0,)
+        admin.execute("RESET ROLE")
+        admin.execute(policy.replace("reports", name).encode())
+        admin.execute(f"SET LOCAL ROLE {name}".encode())
+        assert admin.execute(count).fetchone() == (1,)
+        admin.rollback()
 
 
 def test_names_of_roles_fit_and_differ() -> None:
