@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from models.rows import Row
 from web.auth import Caller
-from web.crons import find_crons, pause_cron, resume_cron, run_cron
+from web.crons import cron_name, find_crons, pause_cron, resume_cron, run_cron
 from web.pages import page, render
 from web.problems import Problem, problem_of
 
@@ -32,7 +32,7 @@ def _endpoint(action: Action) -> Any:
     @page
     async def post(request: Request, caller: Caller) -> Response:
         """303 back to the schedule, or the page with the reason why not."""
-        name = request.path_params["name"]
+        name = cron_name(request)
         try:
             await action(request, caller, name)
         except Exception as error:

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from actors.runtime.calendar import Calendar
+from actors.runtime.cron import NAME
 from actors.runtime.job_type import payload_of
 from actors.runtime.sending import our_broker
 from actors.runtime.ticking import ScheduleRefused
@@ -101,6 +102,14 @@ async def _forbidden(connection: AsyncConnection, key: Mapping[str, Any], needs:
     return Problem(409, f"The schedule is {_state(rows[0])}: {needs}; nothing was changed.", slug="state-forbids")
 
 
+def cron_name(request: Request) -> str:
+    """The name in an address. Raises Problem 404 when no schedule can have it."""
+    name: str = request.path_params["name"]
+    if not NAME.fullmatch(name):
+        raise cron_not_found(name)
+    return name
+
+
 def cron_not_found(name: str) -> Problem:
     """404: unknown, or another tenant's; which of them is not told."""
     return Problem(404, f"There is no schedule {clean_text(name, 100)}.", slug="no-such-cron")
@@ -145,21 +154,21 @@ async def get_crons(request: Request) -> Response:
 
 async def post_run(request: Request) -> Response:
     """``POST /crons/{name}/run``: 202, the schedule, and ``Location`` of the job."""
-    caller, name = await require(request), request.path_params["name"]
+    caller, name = await require(request), cron_name(request)
     job_id = await run_cron(request, caller, name)
     return await _answer(request, caller, name, status=202, headers={"Location": job_path(job_id)})
 
 
 async def post_pause(request: Request) -> Response:
     """``POST /crons/{name}/pause``: 200 and the schedule."""
-    caller, name = await require(request), request.path_params["name"]
+    caller, name = await require(request), cron_name(request)
     await pause_cron(request, caller, name)
     return await _answer(request, caller, name)
 
 
 async def post_resume(request: Request) -> Response:
     """``POST /crons/{name}/resume``: 200 and the schedule."""
-    caller, name = await require(request), request.path_params["name"]
+    caller, name = await require(request), cron_name(request)
     await resume_cron(request, caller, name)
     return await _answer(request, caller, name)
 

@@ -19,7 +19,7 @@ from itertools import chain, takewhile
 from zoneinfo import ZoneInfo
 
 FIELDS = 5
-_NAMED = {
+NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -37,7 +37,7 @@ _SPANS = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(d
 
 def _fields(expression: str) -> str:
     """What cronsim is to parse: five fields, and a range that ends on Sunday written with 7, as cron(5) counts."""
-    fields = _NAMED.get(expression.strip().lower(), expression).split()
+    fields = NAMED.get(expression.strip().lower(), expression).split()
     if len(fields) == FIELDS:
         # sun-sun stays what it is: as 0-7 it would be every day.
         fields[-1] = re.sub(r"(?i)(?<![0-9a-z])(?!sun-|0-)(\w+)-(?:sun|0)(?![0-9a-z])", r"\1-7", fields[-1])

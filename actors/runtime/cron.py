@@ -27,7 +27,7 @@ from models.schedules import MISSED, OVERLAP
 #: Missed ticks that ``missed="all"`` makes up for, the latest ones.
 AT_MOST: Final = 100
 #: What a schedule may be called: it stands in addresses.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
 _MINUTE = timedelta(minutes=1)
 
 
@@ -69,7 +69,7 @@ class Cron:
             raise ValueError(f"overlap must be one of {', '.join(OVERLAP)}, not {overlap!r}")
         if not 1 <= at_most <= 1000:
             raise ValueError("at_most must be from 1 to 1000")
-        if name is not None and not _NAME.fullmatch(name):
+        if name is not None and not NAME.fullmatch(name):
             raise ValueError(f"a schedule's name has letters, digits and ._:@- only, up to 100: not {name!r}")
         self.expression = expression
         self.zone = ZoneInfo(tz)
@@ -178,7 +178,7 @@ def schedules_of(actors: Iterable[Actor[Any, Any]]) -> dict[tuple[str, str], Sch
         alarm = actor.options.get("periodic")
         for each in alarm.crons if isinstance(alarm, Alarm) else ():
             name = each.name or actor.actor_name
-            if not _NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise ValueError(f"the schedule of actor {name!r} needs a name: cron(…, name=…)")
             if (each.tenant, name) in found:
                 raise ValueError(
@@ -197,4 +197,4 @@ class Periodic(Middleware):
         return {"periodic"}
 
 
-__all__ = ["Alarm", "Cron", "Periodic", "Schedule", "alarm_of", "cron", "next_run", "schedules_of"]
+__all__ = ["NAME", "Alarm", "Cron", "Periodic", "Schedule", "alarm_of", "cron", "next_run", "schedules_of"]

@@ -174,6 +174,11 @@ def test_a_strangers_schedule_is_404_and_looks_like_an_unknown_one(
         assert connection.execute(select(jobs.c.id).where(jobs.c.tenant_id == other)).all() == []
 
 
+@pytest.mark.parametrize("name", ["a%00b", "%F0%9F%98%80", "a%20b", "x" * 300, "%ED%A0%80"])
+def test_a_name_that_no_schedule_can_have_is_404(api: httpx.Client, name: str) -> None:
+    assert problem(api.post(f"/crons/{name}/pause"))[0] == 404
+
+
 def test_two_tenants_may_use_one_name(driver: Driver, api: httpx.Client, tenant: tuple[str, str], hourly: str) -> None:
     other, _ = driver.tenant()
     declare(driver.engine, other, hourly)
