@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0002_schedules"
+revision = "schedules"
 down_revision = "idempotency_keys"
 branch_labels = None
 depends_on = None
