@@ -1,6 +1,6 @@
 """schedules and their ticks
 
-Revision ID: 0002_schedules
+Revision ID: schedules
 Revises: 0001
 """
 

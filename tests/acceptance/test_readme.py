@@ -200,10 +200,16 @@ def test_dramatiq_works_and_stops_in_good_order(native: Native, spine: Spine) ->
     assert row["death"] == "stopped"
 
 
-def test_periodiq_starts_and_finds_no_schedules(native: Native) -> None:
+def test_periodiq_starts_or_finds_no_schedules(native: Native, spine: Spine) -> None:
+    """It has work as long as an actor declares a schedule; those that do are samples, and may have been deleted."""
     process, output = native(SCHEDULE)
-    assert process.wait(PATIENCE_S) == 1
-    assert "No periodic actor to schedule" in output.read_text()
+    if spine.value("SELECT count(*) FROM callboard.schedules WHERE module LIKE 'actors%'") == 0:
+        assert process.wait(PATIENCE_S) == 1
+        assert "No periodic actor to schedule" in output.read_text()
+        return
+    wait_for(lambda: "Registered periodic actors" in output.read_text(), PATIENCE_S, what="periodiq has schedules")
+    process.terminate()
+    process.wait(PATIENCE_S)
 
 
 def test_uvicorn_serves(native: Native) -> None:
