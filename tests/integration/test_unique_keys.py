@@ -240,3 +240,27 @@ def test_a_deadlock_in_the_callers_transaction_leaves_that_usable(
     thread.join(30)
     assert [m.message_id for m in first] == [m.message_id for m in second[0]]
     assert len(book.rows()) == 4
+
+
+@pytest.mark.parametrize("scope", ["waiting", "live"])
+def test_a_job_that_a_sender_relies_on_is_not_claimed_before_that_sender_commits(
+    act: Actor, book: Book, scope: str
+) -> None:
+    """Otherwise it would run without the sender's change, and nothing would run after it.
+
+    With the scope ``live`` a second send means nothing but that a job is live, so nobody waits for it.
+    """
+    first = UUID(keyed_and_sent(act, scope))
+    worker = book.worker()
+    with Session(transaction(book.engine)) as session:
+        session.execute(text("INSERT INTO callboard.tenants (id) VALUES ('the sender''s own change')"))
+        assert is_duplicate(send_many([keyed(act, **SCOPES[scope])], session=session)[0])
+        claimed = book.claim(first, worker)
+        assert [row["id"] for row in claimed] == ([] if scope == "waiting" else [first])
+        session.commit()
+    if scope == "waiting":
+        assert [row["id"] for row in book.claim(first, worker)] == [first]
+
+
+def keyed_and_sent(act: Actor, scope: str) -> str:
+    return send_many([keyed(act, **SCOPES[scope])])[0].message_id
