@@ -1,4 +1,4 @@
-"""Schedules and their ticks: statements of the ticker, and what the web shows and changes.
+"""Schedules and their ticks: statements of the ticker.
 
 A tick is made once because its row is inserted, the schedule moved on and the job enqueued in one transaction that
 holds the schedule's row; ``ticks`` has each (schedule, tick) once, whoever comes, and however often.
@@ -31,7 +31,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    true,
     tuple_,
     update,
 )
@@ -44,23 +43,22 @@ from models.tables import is_live, jobs, schedules, tenants, ticks
 #: What may become of ticks that nobody made in time, and of one while a run before it is live.
 MISSED: Final = ("skip", "once", "all")
 OVERLAP: Final = ("allow", "skip", "queue")
-#: Ticks of one schedule that are shown, and that are kept.
-SHOWN_TICKS: Final = 20
+#: Ticks of one schedule that are kept.
 KEPT_TICKS: Final = 100
 #: Seconds that a tick may be overdue before its schedule counts as stale: nobody makes its ticks.
 STALE_AFTER_S: Final = 120
 
 #: What identifies a row of ``schedules`` in every statement here.
-_this = and_(
+this_schedule = and_(
     schedules.c.tenant_id == bindparam("tenant", type_=Text()),
     schedules.c.name == bindparam("schedule_name", type_=Text()),
 )
-_this_tick = and_(
+this_tick = and_(
     ticks.c.tenant_id == bindparam("tenant", type_=Text()), ticks.c.schedule == bindparam("schedule_name", type_=Text())
 )
 _waits: ColumnElement[bool] = ticks.c.outcome == literal_column("'waiting'")
-_is_active = and_(schedules.c.paused_at.is_(None), schedules.c.retired_at.is_(None))
-_is_stale = and_(_is_active, schedules.c.next_tick_at < func.now() - cast(f"{STALE_AFTER_S} seconds", Interval)).label(
+is_active = and_(schedules.c.paused_at.is_(None), schedules.c.retired_at.is_(None))
+is_stale = and_(is_active, schedules.c.next_tick_at < func.now() - cast(f"{STALE_AFTER_S} seconds", Interval)).label(
     "stale"
 )
 
@@ -158,7 +156,7 @@ def due() -> Select[Any]:
     return (
         select(schedules.c.tenant_id, schedules.c.name)
         .where(
-            _is_active,
+            is_active,
             schedules.c.actor == func.any(bindparam("actors", type_=ARRAY(Text))),
             or_(schedules.c.next_tick_at <= moment, waiting),
         )
@@ -173,20 +171,20 @@ def lock(*, wait: bool) -> Select[Any]:
     Args:
       wait: for whoever holds it; else an active schedule that nobody holds, or no row.
     """
-    one = select(schedules).where(_this)
-    return one.with_for_update() if wait else one.where(_is_active).with_for_update(skip_locked=True)
+    one = select(schedules).where(this_schedule)
+    return one.with_for_update() if wait else one.where(is_active).with_for_update(skip_locked=True)
 
 
 @cache
 def has_live_run() -> Select[Any]:
     """Whether a job of one schedule has not ended. Parameters: ``tenant``, ``schedule_name``."""
-    return select(exists().where(_this_tick, jobs.c.id == ticks.c.job_id, is_live))
+    return select(exists().where(this_tick, jobs.c.id == ticks.c.job_id, is_live))
 
 
 @cache
 def waiting_tick() -> Select[Any]:
     """``tick_at`` of the tick that waits behind a live run. Parameters: ``tenant``, ``schedule_name``."""
-    return select(ticks.c.tick_at).where(_this_tick, _waits)
+    return select(ticks.c.tick_at).where(this_tick, _waits)
 
 
 @cache
@@ -218,7 +216,7 @@ def settle_tick() -> Update:
             reason=bindparam("why", type_=Text()),
             job_id=bindparam("job", type_=Uuid()),
         )
-        .where(_this_tick, ticks.c.tick_at == bindparam("tick", type_=DateTime(timezone=True)))
+        .where(this_tick, ticks.c.tick_at == bindparam("tick", type_=DateTime(timezone=True)))
     )
 
 
@@ -231,7 +229,7 @@ def advance() -> Update:
             last_tick_at=bindparam("last", type_=DateTime(timezone=True)),
             next_tick_at=bindparam("upcoming", type_=DateTime(timezone=True)),
         )
-        .where(_this)
+        .where(this_schedule)
     )
 
 
@@ -254,74 +252,4 @@ def stale_schedules() -> Select[Any]:
     """Rows (tenant_id, name, actor, next_tick_at) of active schedules whose tick is more than :data:`STALE_AFTER_S`
     overdue: no process that declares them runs, or none can make their ticks."""
     columns = (schedules.c.tenant_id, schedules.c.name, schedules.c.actor, schedules.c.next_tick_at)
-    return select(*columns).where(_is_stale.element).order_by(schedules.c.next_tick_at)
-
-
-# -- what people see and do
-
-
-@cache
-def schedules_of_tenant() -> Select[Any]:
-    """A tenant's schedules with ``stale``, the retired ones last.
-
-    Parameters: ``tenant``, ``schedule_name`` (None: all).
-    """
-    name = bindparam("schedule_name", type_=Text())
-    return (
-        select(schedules, _is_stale)
-        .where(
-            schedules.c.tenant_id == bindparam("tenant", type_=Text()), or_(name.is_(None), schedules.c.name == name)
-        )
-        .order_by(schedules.c.retired_at.is_not(None), schedules.c.name)
-    )
-
-
-@cache
-def last_ticks() -> Select[Any]:
-    """The newest :data:`SHOWN_TICKS` of each schedule, newest first, with what the job has come to.
-
-    Parameters: ``tenant``, ``schedule_name`` (None: all).
-    """
-    name = bindparam("schedule_name", type_=Text())
-    newest = (
-        select(ticks)
-        .where(ticks.c.tenant_id == schedules.c.tenant_id, ticks.c.schedule == schedules.c.name)
-        .order_by(ticks.c.tick_at.desc())
-        .limit(SHOWN_TICKS)
-        .lateral("newest")
-    )
-    shown = (jobs.c.status, jobs.c.attempts, jobs.c.error, jobs.c.started_at, jobs.c.finished_at)
-    return (
-        select(newest, *shown)
-        .select_from(
-            schedules.join(newest, true()).outerjoin(
-                jobs, and_(jobs.c.id == newest.c.job_id, jobs.c.tenant_id == newest.c.tenant_id)
-            )
-        )
-        .where(
-            schedules.c.tenant_id == bindparam("tenant", type_=Text()), or_(name.is_(None), schedules.c.name == name)
-        )
-        .order_by(newest.c.schedule, newest.c.tick_at.desc())
-    )
-
-
-@cache
-def pause() -> Update:
-    """Make no more ticks of an active schedule. Parameters: ``tenant``, ``schedule_name``."""
-    return update(schedules).values(paused_at=func.now()).where(_this, _is_active).returning(schedules.c.name)
-
-
-@cache
-def resume() -> Update:
-    """Make ticks again, from now on: those of the pause are not made up for. Parameters: ``tenant``, ``schedule_name``,
-    ``last`` (now) and ``upcoming`` (aware datetimes)."""
-    return (
-        update(schedules)
-        .values(
-            paused_at=None,
-            last_tick_at=bindparam("last", type_=DateTime(timezone=True)),
-            next_tick_at=bindparam("upcoming", type_=DateTime(timezone=True)),
-        )
-        .where(_this, schedules.c.paused_at.is_not(None), schedules.c.retired_at.is_(None))
-        .returning(schedules.c.name)
-    )
+    return select(*columns).where(is_stale.element).order_by(schedules.c.next_tick_at)

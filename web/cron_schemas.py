@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from models.schedules import MISSED, OVERLAP, SHOWN_TICKS
+from models.crons import SHOWN_TICKS
+from models.schedules import MISSED, OVERLAP
 from models.state import Status
 
 _TEXT: Final = {"type": "string"}

@@ -19,9 +19,10 @@ from actors.runtime.cron import NAME
 from actors.runtime.job_type import payload_of
 from actors.runtime.sending import our_broker
 from actors.runtime.ticking import ScheduleRefused
-from models import schedules as sql
+from models import crons
 from models.json_data import clean_text
 from models.rows import Row, all_rows
+from models.schedules import clock
 from web.auth import Caller, require
 from web.job_json import job_path
 from web.pages import iso
@@ -37,10 +38,10 @@ async def find_crons(request: Request, caller: Caller, name: str | None = None) 
     jobs have come to, newest first), ``next`` (aware datetimes), ``stale`` and ``state``."""
     mine = {"tenant": caller.tenant_id, "schedule_name": name}
     async with services(request).tenant_connection(caller.tenant_id) as connection:
-        now: datetime = (await connection.execute(sql.clock())).scalar_one()
-        rows = all_rows(await connection.execute(sql.schedules_of_tenant(), mine))
+        now: datetime = (await connection.execute(clock())).scalar_one()
+        rows = all_rows(await connection.execute(crons.schedules_of_tenant(), mine))
         last: dict[str, list[Row]] = defaultdict(list)
-        for tick in all_rows(await connection.execute(sql.last_ticks(), mine)):
+        for tick in all_rows(await connection.execute(crons.last_ticks(), mine)):
             last[tick["schedule"]].append(tick)
     return [{**row, "last": last[row["name"]], "next": _next(row, now), "state": _state(row)} for row in rows]
 
@@ -78,7 +79,7 @@ async def pause_cron(request: Request, caller: Caller, name: str) -> None:
     """Make no more ticks of a schedule. Raises Problem 404, 409."""
     async with services(request).tenant_connection(caller.tenant_id) as connection:
         key = {"tenant": caller.tenant_id, "schedule_name": name}
-        if (await connection.execute(sql.pause(), key)).first() is None:
+        if (await connection.execute(crons.pause(), key)).first() is None:
             raise await _forbidden(connection, key, "pause needs an active schedule")
 
 
@@ -86,17 +87,17 @@ async def resume_cron(request: Request, caller: Caller, name: str) -> None:
     """Make ticks again, from now on. Raises Problem 404, 409."""
     async with services(request).tenant_connection(caller.tenant_id) as connection:
         key = {"tenant": caller.tenant_id, "schedule_name": name}
-        now: datetime = (await connection.execute(sql.clock())).scalar_one()
-        for row in all_rows(await connection.execute(sql.schedules_of_tenant(), key)):
+        now: datetime = (await connection.execute(clock())).scalar_one()
+        for row in all_rows(await connection.execute(crons.schedules_of_tenant(), key)):
             upcoming = Calendar(row["expression"], row["tz"]).next(now)
             values = {**key, "last": now, "upcoming": upcoming}
-            if (await connection.execute(sql.resume(), values)).first() is not None:
+            if (await connection.execute(crons.resume(), values)).first() is not None:
                 return
         raise await _forbidden(connection, key, "resume needs a paused schedule")
 
 
 async def _forbidden(connection: AsyncConnection, key: Mapping[str, Any], needs: str) -> Problem:
-    rows = all_rows(await connection.execute(sql.schedules_of_tenant(), key))
+    rows = all_rows(await connection.execute(crons.schedules_of_tenant(), key))
     if not rows:
         return cron_not_found(key["schedule_name"])
     return Problem(409, f"The schedule is {_state(rows[0])}: {needs}; nothing was changed.", slug="state-forbids")

@@ -97,7 +97,7 @@ class Cron:
 
     def validate(self, date: datetime) -> bool:
         """Whether the minute of an aware ``date`` is a tick."""
-        minute = date.astimezone(UTC).replace(second=0, microsecond=0)
+        minute = datetime.fromtimestamp(date.timestamp(), UTC).replace(second=0, microsecond=0)
         return self.calendar().next(minute - _MINUTE) == minute
 
     def next_valid_date(self, last: Any) -> Any:

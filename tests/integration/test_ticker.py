@@ -18,6 +18,7 @@ from actors.runtime.errors import DataRefused, OptionRefused
 from actors.runtime.ticker import Ticker
 from actors.runtime.ticking import ScheduleRefused
 from actors.sleeping import SleepPayload
+from models import crons
 from models import schedules as sql
 from models.tables import jobs
 from tests.integration import cron_support, ledger_support
@@ -374,14 +375,14 @@ def test_a_schedule_of_a_tenant_that_comes_later(
 def test_pause_and_resume(stand: Stand) -> None:
     stand.actor(cron("* * * * *", missed="all"))
     stand.at()
-    stand.execute(sql.pause(), {"tenant": "default", "schedule_name": "act"})
+    stand.execute(crons.pause(), {"tenant": "default", "schedule_name": "act"})
     assert stand.at(minutes=3) == 0
     now = MONDAY + timedelta(minutes=3)
     values = {"tenant": "default", "schedule_name": "act", "last": now, "upcoming": now + timedelta(minutes=1)}
-    assert len(stand.execute(sql.resume(), values)) == 1
+    assert len(stand.execute(crons.resume(), values)) == 1
     assert stand.at(minutes=3, seconds=30) == 0, "what came due in the pause is not made up for"
     assert stand.at(minutes=4) == 1
-    assert stand.execute(sql.resume(), values) == []
+    assert stand.execute(crons.resume(), values) == []
 
 
 def test_pause_holds_back_what_waits(stand: Stand) -> None:
@@ -389,7 +390,7 @@ def test_pause_holds_back_what_waits(stand: Stand) -> None:
     stand.at()
     stand.at(minutes=1)
     stand.at(minutes=2)
-    stand.execute(sql.pause(), {"tenant": "default", "schedule_name": "act"})
+    stand.execute(crons.pause(), {"tenant": "default", "schedule_name": "act"})
     stand.finish()
     assert stand.at(minutes=3) == 0
 
@@ -443,7 +444,7 @@ def test_a_schedule_that_nobody_ticks_is_stale(stand: Stand, caplog: pytest.LogC
         stand.ticker.report_stale()
         stand.ticker.report_stale()
     assert len(warnings(caplog, "schedule.stale")) == 1
-    stand.execute(sql.pause(), {"tenant": "default", "schedule_name": "act"})
+    stand.execute(crons.pause(), {"tenant": "default", "schedule_name": "act"})
     assert stand.execute(sql.stale_schedules()) == []
 
 
