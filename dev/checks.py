@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dev import debian
-from dev.accounts import postgres_account
 from dev.console import Fault, say
 from dev.home import ROOT
-from dev.postgres import Installation, Postgres
-from dev.valkey import Valkey
 
 #: The oldest servers we promise to run on, as Debian 12 has them.
 OLD_POSTGRES = Path("/usr/lib/postgresql/15/bin")
 OLD_REDIS = "redis-server"
+
+PYTEST: Sequence[str] = ("-m", "pytest")
+#: Two processes beside each other, each with servers of its own: most tests wait more than they compute.
+BESIDE: Sequence[str] = ("--numprocesses", "2", "--dist", "loadgroup")
 
 #: Names and command lines, run with this environment's Python.
 STATIC_CHECKS: Mapping[str, Sequence[str]] = {
@@ -45,7 +43,7 @@ def run_checks(arguments: Sequence[str]) -> int:
       0 when all is well.
     """
     if arguments:
-        return _python(["-m", "pytest", *arguments])
+        return _python([*PYTEST, *arguments])
     missing = debian.install(["chromium", *(["postgresql-15", "redis-server"] if in_ci() else [])])
     if shutil.which("chromium") is None:
         if in_ci():
@@ -61,10 +59,9 @@ def run_checks(arguments: Sequence[str]) -> int:
 
     for name, command in STATIC_CHECKS.items():
         step(name, command)
-    step("tests", ["-m", "pytest"])
+    step("tests", [*PYTEST, *BESIDE])
     if in_ci():
-        with old_servers() as addresses:
-            step("integration on PostgreSQL 15 and Redis 7", ["-m", "pytest", "tests/integration"], addresses)
+        step("integration on PostgreSQL 15 and Redis 7", [*PYTEST, *BESIDE, "tests/integration"], old_servers())
     print()
     for name, (passed, seconds) in outcome.items():
         print(f"{'passed' if passed else 'FAILED'}  {name}  ({seconds:.0f} s)")
@@ -76,39 +73,13 @@ def _python(arguments: Sequence[str], more: Mapping[str, str] | None = None) -> 
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=False).returncode
 
 
-@contextmanager
-def old_servers() -> Iterator[dict[str, str]]:
-    """Debian's PostgreSQL 15 and redis-server on free ports with throw-away data.
+def old_servers() -> dict[str, str]:
+    """The variables that let tests boot Debian's PostgreSQL 15 and redis-server instead of the embedded ones.
 
-    Yields:
-      The variables that point tests at them.
+    Raises:
+      Fault: they are not installed.
     """
     redis_binary = shutil.which(OLD_REDIS)
     if redis_binary is None or not (OLD_POSTGRES / "postgres").exists():
         raise Fault("PostgreSQL 15 and redis-server are not installed: apt-get install postgresql-15 redis-server")
-    folder = Path(tempfile.mkdtemp(prefix="callboard-old-"))
-    folder.chmod(0o711)
-    password = secrets.token_urlsafe(16)
-    postgres = Postgres(
-        Installation(OLD_POSTGRES, folder / "postgres", postgres_account()),
-        log=folder / "postgres.log",
-        port=None,
-        password=password,
-        durable=False,
-    )
-    redis = Valkey(
-        folder / "redis",
-        log=folder / "redis.log",
-        port=None,
-        password=password,
-        binary=Path(redis_binary),
-        durable=False,
-    )
-    try:
-        postgres.boot()
-        redis.boot()
-        yield {"CALLBOARD_TEST_DATABASE_URL": postgres.url(), "CALLBOARD_TEST_REDIS_URL": redis.url}
-    finally:
-        redis.stop()
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    return {"CALLBOARD_TEST_POSTGRES_BIN": str(OLD_POSTGRES), "CALLBOARD_TEST_REDIS_BIN": redis_binary}

@@ -1,7 +1,8 @@
 """What tests stand on: one Postgres and one Valkey per session, one fresh database per test.
 
 The servers are the embedded ones, in a temporary folder, unless CALLBOARD_TEST_DATABASE_URL (of a user who may
-create roles and databases) and CALLBOARD_TEST_REDIS_URL (whose databases 1 to 15 are flushed) name others.
+create roles and databases) and CALLBOARD_TEST_REDIS_URL (whose databases 1 to 15 are flushed) name others, or
+CALLBOARD_TEST_POSTGRES_BIN (a folder) and CALLBOARD_TEST_REDIS_BIN name other programs to boot.
 The developer's own ``.callboard/`` and DATABASE_URL are never touched.
 """
 
@@ -42,13 +43,20 @@ SECRET_KEY = "only-for-tests-only-for-tests"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its kind, and run the quick kinds first."""
+    """Mark every test with its kind, and run the quick kinds first.
+
+    Several processes (pytest-xdist) share the tests file by file, because a file shares servers; what uses the one
+    long-lived ``up`` goes to one of them. They begin with the slow kinds, so that none is left alone at the end.
+    """
     here = Path(__file__).parent
     for item in items:
-        kind = item.path.relative_to(here).parts[0]
-        if kind in KINDS:
-            item.add_marker(kind)
-    items.sort(key=lambda item: next((i for i, kind in enumerate(KINDS) if item.get_closest_marker(kind)), 0))
+        place = item.path.relative_to(here)
+        if place.parts[0] in KINDS:
+            item.add_marker(place.parts[0])
+        group = "spine" if "spine" in getattr(item, "fixturenames", ()) else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = KINDS[::-1] if "PYTEST_XDIST_WORKER" in os.environ else KINDS
+    items.sort(key=lambda item: next((i for i, kind in enumerate(order) if item.get_closest_marker(kind)), 0))
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +74,9 @@ def postgres_url(server_folder: Path) -> Iterator[str]:
         return
     try:
         account = postgres_account()
-        place = Installation(reachable_binaries(account), server_folder / "postgres", account)
+        given_binaries = os.environ.get("CALLBOARD_TEST_POSTGRES_BIN")
+        binaries = Path(given_binaries) if given_binaries else reachable_binaries(account)
+        place = Installation(binaries, server_folder / "postgres", account)
         password = secrets.token_urlsafe(16)
         server = Postgres(place, log=server_folder / "postgres.log", port=None, password=password, durable=False)
         server.boot()
@@ -86,7 +96,12 @@ def redis_url(server_folder: Path) -> Iterator[str]:
     password = secrets.token_urlsafe(16)
     try:
         server = Valkey(
-            server_folder / "redis", log=server_folder / "redis.log", port=None, password=password, durable=False
+            server_folder / "redis",
+            log=server_folder / "redis.log",
+            port=None,
+            password=password,
+            binary=Path(binary) if (binary := os.environ.get("CALLBOARD_TEST_REDIS_BIN")) else None,
+            durable=False,
         )
         server.boot()
     except Fault as fault:

@@ -10,8 +10,6 @@ from tests.acceptance.clone import Clone
 from tests.acceptance.spine import Spine
 from tests.support import scratch_folder
 
-_measured: list[str] = []
-
 
 @pytest.fixture(scope="session")
 def spine() -> Iterator[Spine]:
@@ -27,14 +25,16 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Takes a line with a figure, which is shown at the end of the run."""
 
     def note(line: str) -> None:
-        _measured.append(f"{request.node.name}: {line}")
+        request.node.user_properties.append(("measured", f"{request.node.name}: {line}"))
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what was measured."""
-    if _measured:
+    """Show what was measured, in whichever process that was."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    lines = [line for report in reports for name, line in getattr(report, "user_properties", ()) if name == "measured"]
+    if lines:
         terminalreporter.section("measured")
-        for line in _measured:
+        for line in dict.fromkeys(lines):
             terminalreporter.write_line(line)
