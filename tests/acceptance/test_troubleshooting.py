@@ -106,14 +106,14 @@ def completed(spine: Spine, job_id: str, attempts: int = 1) -> dict[str, Any]:
 
 @PAGE.entry("First of all")
 def test_all_is_well(spine: Spine) -> None:
-    spine.leader()
+    spine.worker_pids()
     PAGE.look("check", spine)
 
 
 @PAGE.entry("Nothing runs", "How long is the queue?", "A job is stuck in RUNNING")
 def test_all_workers_are_dead(spine: Spine) -> None:
     with unattended(spine):
-        stuck = begun(spine, 3000)
+        stuck = begun(spine, 1200)
         kill(spine, "worker-master")
         waiting = spine.send("sleep", {"delayMs": 1})
         scheduled = spine.send("sleep", {"delayMs": 1}, delay=3_600_000)
