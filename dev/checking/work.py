@@ -30,7 +30,8 @@ NAMED: Final = 5
 
 def workers(context: Context) -> Iterable[Finding]:
     """Somebody lives for every queue in which something waits."""
-    living = [row for row in _roll_call(context) if row.kind == "worker"]
+    # Who has vanished is on the roll until somebody declares it dead, and perhaps nobody is left who could.
+    living = [row for row in _roll_call(context) if row.kind == "worker" and (row.held or row.silent_s <= SILENT_S)]
     attended = {queue for row in living for queue in row.queues}
     waiting = context.connection.execute(diagnosis.waiting(), {"waited_s": WAITED_S}).all()
     if not living and not waiting:
