@@ -243,7 +243,17 @@ def _on_our_own(broker: CallboardBroker, new: Sequence[NewJob]) -> Inserted:
         with engine.begin() as connection:
             return insert_jobs(lambda statement, values: all_rows(connection.execute(statement, values)), new)
 
-    return _undeadlocked(insert)
+    def insert_on_a_living_connection() -> Inserted:
+        try:
+            return insert()
+        except exc.DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # It died in the pool, and with it all the others there. Should the rows have been stored before their
+            # connection broke, the same ids are found and left alone, and the relay rings for them.
+            return insert()
+
+    return _undeadlocked(insert_on_a_living_connection)
 
 
 def _undeadlocked(insert: Callable[[], Inserted]) -> Inserted:

@@ -20,6 +20,8 @@ WAITED_S: Final = 10.0
 UNDISPATCHED_S: Final = 30.0
 #: Seconds in which the jobs of a dead worker should have been taken back.
 DEAD_S: Final = 10.0
+#: Seconds of silence of a worker without its lock after which it does not count as living.
+SILENT_S: Final = 10.0
 #: Seconds in which a living worker beats at least once.
 LOOK_AGAIN_S: Final = 1.5 * BEAT_S
 #: Seconds that count as "lately".

@@ -1103,3 +1103,14 @@ def test_ids_are_never_reused_across_tenants(act: Actor, broker: CallboardBroker
     broker.enqueue(act.message("mine").copy(message_id=job))
     assert [(row["tenant_id"], row["args"]) for row in book.rows()] == [("acme", [])]
     assert book.execute(select(jobs.c.id).where(jobs.c.tenant_id == "default")) == []
+
+
+def test_a_connection_that_died_in_the_pool_costs_no_send(broker: CallboardBroker, act: Actor, engine: Engine) -> None:
+    """As after a restart of Postgres: the pool holds connections that nobody has noticed to be dead."""
+    assert act.send().message_id
+    with engine.connect() as connection:
+        cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+        connection.exec_driver_sql(f"{cut} AND pid <> pg_backend_pid()")
+    sent = act.send()
+    with engine.connect() as connection:
+        assert sent.message_id in {str(row.id) for row in connection.execute(select(jobs.c.id))}
