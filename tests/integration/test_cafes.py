@@ -26,6 +26,8 @@ from tests.integration import ledger_support
 from tests.integration.worker_support import COMPLETED, FAILED, PENDING, Gate, Stage
 from tests.support import wait_for
 
+pytestmark = pytest.mark.once
+
 module_database = ledger_support.module_database
 
 

@@ -30,6 +30,8 @@ from tests.integration.ledger_support import Book
 from tests.integration.worker_support import Stage, a_valkey
 from tests.support import callboard
 
+pytestmark = pytest.mark.once
+
 stage = worker_support.stage
 
 

@@ -24,6 +24,8 @@ from tests.integration import worker_support
 from tests.integration.worker_support import CANCELLED, COMPLETED, FAILED, RUNNING, Stage
 from tests.support import wait_for
 
+pytestmark = pytest.mark.once
+
 stage = worker_support.stage
 CSV = "city,price\nBern,1.50\nBasel,2.25\nBern,0.10\n,3\n"
 JSON = "application/x-ndjson"

@@ -14,6 +14,8 @@ from tests.integration.worker_support import COMPLETED, FAILED, Row, Stage
 from tests.support import wait_for
 from tests.unit.smtp_server import MailPlay, serving
 
+pytestmark = pytest.mark.once
+
 stage = worker_support.stage
 
 

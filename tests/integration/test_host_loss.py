@@ -21,6 +21,8 @@ from dev.postgres import Installation, Postgres, reachable_binaries
 from tests.conftest import clean_environment
 from tests.support import scratch_folder, wait_for
 
+pytestmark = pytest.mark.once
+
 #: The second attempt after the loss of a worker's host (DESIGN section 8).
 BAR_S = 20.0
 ACTORS = """

@@ -21,6 +21,8 @@ from dev.import_bun import Report, bring_all
 from models.settings import Settings
 from tests.integration.worker_support import Ledger
 
+pytestmark = pytest.mark.once
+
 #: What `prisma migrate` makes of the old schema.
 OLD = """
 CREATE SCHEMA old;

@@ -13,6 +13,8 @@ from models.settings import Settings
 from tests.integration.ledger_support import Book
 from tests.support import callboard
 
+pytestmark = pytest.mark.once
+
 ENTRY = {
     "attempt": 1,
     "kind": "failed",

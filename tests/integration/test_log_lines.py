@@ -13,6 +13,8 @@ from tests.integration.worker_support import Stage, events
 from tests.support import wait_for
 from tests.web_server import web_server
 
+pytestmark = pytest.mark.once
+
 stage = worker_support.stage
 
 

@@ -24,6 +24,8 @@ from tests.ledger_driver import Driver
 from tests.support import wait_for
 from tests.web_server import WebServer
 
+pytestmark = pytest.mark.once
+
 QUEUES = "/dashboard/queues"
 XSS = "<script>alert(1)</script>"
 COUNTED = """

@@ -21,6 +21,8 @@ from tests.ledger_driver import Driver
 from tests.support import wait_for
 from tests.web_server import WebServer
 
+pytestmark = pytest.mark.once
+
 ROWS = b"city,price\nBern,1.50\n"
 CSV = {"Content-Type": "text/csv"}
 

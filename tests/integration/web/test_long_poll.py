@@ -27,6 +27,8 @@ from web.hub import Hub
 from web.services import Services
 from web.subscriber import Subscriber
 
+pytestmark = pytest.mark.once
+
 #: Clients that wait at one process: more than it may have connections to Postgres.
 MANY = 200
 #: Seconds within which a waiting client is right whatever Redis lost (DESIGN section 10), and a busy machine's share.
