@@ -26,16 +26,28 @@ def _checked_subject(subject: str) -> str:
     return subject
 
 
+#: What :func:`address_fault` and :func:`is_one_line` say, as far as JSON Schema can say it.
+_ADDRESS_SCHEMA: dict[str, Any] = {
+    "format": "idn-email",
+    "pattern": r'^[^\x00-\x20()<>\[\]:;@\\,"\x7f]{1,64}@[^\x00-,/:-@\[-`{-\x7f]+$',
+}
+_LINE_SCHEMA: dict[str, Any] = {"pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"}
+
+
 class EmailPayload(BaseModel):
     """What ``POST /jobs`` takes as the payload of an ``email`` job."""
 
     model_config = ConfigDict(extra="forbid")
 
     to: Annotated[str, AfterValidator(_checked_address)] = Field(
-        min_length=3, max_length=MAX_ADDRESS_BYTES, description="one mail address, without a name"
+        min_length=3,
+        max_length=MAX_ADDRESS_BYTES,
+        description="one mail address, without a name",
+        examples=["somebody@example.com"],
+        json_schema_extra=_ADDRESS_SCHEMA,
     )
     subject: Annotated[str, AfterValidator(_checked_subject)] = Field(
-        min_length=1, max_length=200, description="one line of text"
+        min_length=1, max_length=200, description="one line of text", json_schema_extra=_LINE_SCHEMA
     )
     body: str | None = Field(None, description="the mail as plain text")
     html: str | None = Field(None, description="the mail as HTML; with body too, the reader's program chooses")

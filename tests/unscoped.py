@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Engine, event
 from starlette.applications import Starlette
 
-#: ``callboard.jobs.tenant_id = %(tenant)s::VARCHAR``, ``… = other.tenant``, ``… BETWEEN a.tenant AND a.tenant``.
-_VALUE = r"(?:%\(\w+\)s(?:::\w+)?|\w+\.\w+)"
+#: ``callboard.jobs.tenant_id = %(tenant)s::VARCHAR``, ``… = callboard.a.tenant``, ``… BETWEEN a.tenant AND a.tenant``.
+_VALUE = r"(?:%\(\w+\)s(?:::\w+)?|\w+(?:\.\w+)+)"
 CONDITION = re.compile(
     rf"(?:\w+\.)*(?:tenant_id|tenants\.id) (?:= {_VALUE}|BETWEEN {_VALUE} AND {_VALUE}|IN \([^()]*\))"
     rf"|{_VALUE} = (?:\w+\.)*tenant_id\b"

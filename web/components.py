@@ -11,11 +11,11 @@ from pydantic.json_schema import models_json_schema
 
 from actors.runtime.errors import DataRefused, PayloadRefused
 from actors.runtime.job_type import JobType
+from web.answers import COMPONENTS, ref
 from web.job_type_list import description
 from web.send_options import Batch, Send
 from web.tickets import TicketRequest
 
-_REF: Final = "#/components/schemas/"
 #: Levels of a payload's schema that an example is made for.
 _DEPTH: Final = 6
 #: What stands for a text of a known format.
@@ -28,11 +28,6 @@ _FORMATS: Final = {
 }
 
 
-def ref(name: str) -> dict[str, str]:
-    """A reference to a component."""
-    return {"$ref": f"{_REF}{name}"}
-
-
 def component_name(name: str) -> str:
     """A job type's name as OpenAPI allows it for a component."""
     return re.sub(r"[^a-zA-Z0-9._-]", "_", name)
@@ -42,7 +37,7 @@ def request_schemas(kinds: Sequence[JobType]) -> dict[str, Any]:
     """The bodies that requests may have: ``Send`` is one alternative per job type, its payload that type's own."""
     bodies: list[type[BaseModel]] = [Send, Batch, TicketRequest]
     schemas = dict(
-        models_json_schema([(body, "validation") for body in bodies], ref_template=_REF + "{model}")[1]["$defs"]
+        models_json_schema([(body, "validation") for body in bodies], ref_template=COMPONENTS + "{model}")[1]["$defs"]
     )
     send = schemas["Send"]
     alternatives = {}
@@ -60,7 +55,7 @@ def request_schemas(kinds: Sequence[JobType]) -> dict[str, Any]:
             "description": description(kind),
             "properties": properties,
         }
-        alternatives[kind.name] = f"{_REF}Send.{name}"
+        alternatives[kind.name] = f"{COMPONENTS}Send.{name}"
     schemas["Send"] = {
         "description": send["description"],
         "oneOf": [{"$ref": target} for target in alternatives.values()],
@@ -140,5 +135,5 @@ def _moved(value: Any, name: str) -> Any:
     moved = {key: _moved(item, name) for key, item in value.items()}
     target = value.get("$ref")
     if isinstance(target, str) and target.startswith("#/$defs/"):
-        moved["$ref"] = f"{_REF}{name}.{component_name(target.removeprefix('#/$defs/'))}"
+        moved["$ref"] = f"{COMPONENTS}{name}.{component_name(target.removeprefix('#/$defs/'))}"
     return moved

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from actors.runtime.job_type import job_types
+from web.answers import COMPONENTS
 from web.auth import identify
 from web.openapi import document
 from web.pages import render
 from web.problems import Problem
 
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
-_REF: Final = "#/components/schemas/"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def schema_of(name: str, schema: Mapping[str, Any]) -> Schema:
 def type_of(schema: Mapping[str, Any]) -> list[Piece]:
     """A schema in a few words: ``integer or null``, ``list of Job``."""
     if "$ref" in schema:
-        name = str(schema["$ref"]).removeprefix(_REF)
+        name = str(schema["$ref"]).removeprefix(COMPONENTS)
         return [Piece(name, name)]
     for name in ("oneOf", "anyOf"):
         if name in schema:

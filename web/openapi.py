@@ -10,8 +10,20 @@ from starlette.responses import JSONResponse, Response
 
 from actors.runtime.job_type import JobType, job_types
 from models.state import Status
+from web.answers import (
+    REQUIRED,
+    TEXT,
+    UUID,
+    json_answer,
+    json_body,
+    operation,
+    page_size,
+    parameter,
+    problems,
+    ref,
+)
 from web.auth import COOKIE, CSRF_HEADER
-from web.components import ref, request_schemas, send_examples
+from web.components import request_schemas, send_examples
 from web.cron_schemas import PATHS as CRON_PATHS
 from web.cron_schemas import SCHEMAS as CRON_SCHEMAS
 from web.domain import domains
@@ -30,6 +42,7 @@ _DESCRIPTION: Final = (
 _TAGS: Final = {
     "Jobs": "Send jobs, look at them, change their course.",
     "Events": "Follow jobs while they run (server-sent events).",
+    "Schedules": "Jobs that the clock sends.",
     "Service": "What this service offers, and whether it is well.",
 }
 
@@ -88,90 +101,47 @@ def _with_head(item: Mapping[str, Any]) -> dict[str, Any]:
     return {**item, "head": {**get, **named, "responses": responses}}
 
 
-def _json(schema: dict[str, Any], text: str, **headers: Any) -> dict[str, Any]:
-    """An answer in JSON. Headers (``-`` written ``_``): a description, or a header object."""
-    answer: dict[str, Any] = {"description": text, "content": {"application/json": {"schema": schema}}}
-    if headers:
-        answer["headers"] = {
-            name.replace("_", "-"): {"description": what, "schema": _TEXT} if isinstance(what, str) else what
-            for name, what in headers.items()
-        }
-    return answer
-
-
-def _problems(**texts: str) -> dict[str, Any]:
-    """Problems by status (``s404``). Every operation that knows its caller may answer 401 and 503."""
-    texts = {"s401": "No key, or one that is not valid", **texts, "s503": "Postgres does not answer"}
-    return {status.removeprefix("s"): _problem(status, text) for status, text in texts.items()}
-
-
-def _problem(status: str, text: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "description": text,
-        "content": {"application/problem+json": {"schema": ref("Problem")}},
-    }
-    if status == "s401":
-        answer["headers"] = {"WWW-Authenticate": {**_REQUIRED, "description": "What would be accepted"}}
-    if status in ("s409", "s503"):
-        what = "Seconds after which it may be repeated"
-        answer["headers"] = {"Retry-After": {"description": what, "schema": {"type": "integer", "minimum": 0}}}
-    return answer
-
-
-def _body(name: str, examples: Mapping[str, Any]) -> dict[str, Any]:
-    content = {"schema": ref(name)} | ({"examples": dict(examples)} if examples else {})
-    return {"required": True, "content": {"application/json": content}}
-
-
-def _parameter(name: str, place: str, schema: dict[str, Any], text: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "in": place, "schema": schema, "description": text, "required": place == "path", **more}
-
-
-_TEXT: Final = {"type": "string"}
 _NAME: Final = {"type": "string", "pattern": r"^[^\x00]*$"}
 # A time up to the year 8000 and an id, 24 bytes in base64url.
 _CURSOR: Final = {"type": "string", "pattern": "^A[A-Za-v][A-Za-z0-9_-]{30}$"}
-_REQUIRED: Final = {"required": True, "schema": _TEXT}
-_LOCATION: Final = {**_REQUIRED, "description": "The job's address"}
+_LOCATION: Final = {**REQUIRED, "description": "The job's address"}
 _ETAG: Final = {"required": True, "schema": {"type": "string", "pattern": '^"[0-9]+"$'}, "description": "Its version"}
 _REPLAY: Final = {
     "schema": {"type": "string", "enum": ["true"]},
     "description": "This is the answer to an earlier request with this key",
 }
-_JOB_ID: Final = _parameter("job_id", "path", {"type": "string", "format": "uuid"}, "The job's id.")
-_LAST: Final = _parameter("Last-Event-ID", "header", _TEXT, "Where a stream that broke off continues.")
-_PREFER: Final = _parameter(
-    "Prefer", "header", _TEXT, "wait=30: answer when there is something new, after 30 s at the latest (60 at most)."
+_JOB_ID: Final = parameter("job_id", "path", UUID, "The job's id.")
+_LAST: Final = parameter("Last-Event-ID", "header", TEXT, "Where a stream that broke off continues.")
+_PREFER: Final = parameter(
+    "Prefer", "header", TEXT, "wait=30: answer when there is something new, after 30 s at the latest (60 at most)."
 )
 _APPLIED: Final = "How long it was ready to wait"
-_WAITED: Final = {"description": _APPLIED, "schema": _TEXT}
-_TYPES: Final = {"type": "array", "items": _TEXT}
+_WAITED: Final = {"description": _APPLIED, "schema": TEXT}
+_TYPES: Final = {"type": "array", "items": TEXT}
 _STREAM: Final = {
     "description": (
         "Events job (data: JobEvent) and reset (forget what you have, a snapshot follows). First a snapshot, then "
         "the stream; keep the highest version per job."
     ),
-    "content": {"text/event-stream": {"schema": _TEXT}},
+    "content": {"text/event-stream": {"schema": TEXT}},
 }
 _STREAM_SECURITY: Final[list[Any]] = [{"key": []}, {"session": []}, {"ticket": []}]
 
 
 def _paths(examples: Mapping[str, Any]) -> dict[str, Any]:
     several = {"jobs": [example["value"] for example in examples.values()]}
-    send = _body("Send", examples)
-    batch = _body("Batch", {"several": {"summary": "One of each", "value": several}} if examples else {})
-    ticket = {**_body("TicketRequest", {"types": {"value": {"types": ["sleep"]}}}), "required": False}
+    send = json_body("Send", examples)
+    batch = json_body("Batch", {"several": {"summary": "One of each", "value": several}} if examples else {})
+    ticket = {**json_body("TicketRequest", {"types": {"value": {"types": ["sleep"]}}}), "required": False}
     forbidden = "A ticket for other events"
     page = [
-        _parameter("status", "query", {"type": "array", "items": {"enum": list(Status)}}, "Only these."),
-        _parameter("type", "query", _NAME, "Only this job type."),
-        _parameter("queue", "query", _NAME, "Only this queue."),
-        _parameter(
-            "limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, "Jobs."
-        ),
-        _parameter("after", "query", _CURSOR, "The cursor that the page before named as its next."),
+        parameter("status", "query", {"type": "array", "items": {"enum": list(Status)}}, "Only these."),
+        parameter("type", "query", _NAME, "Only this job type."),
+        parameter("queue", "query", _NAME, "Only this queue."),
+        parameter("limit", "query", page_size(MAX_LIMIT, DEFAULT_LIMIT), "Jobs."),
+        parameter("after", "query", _CURSOR, "The cursor that the page before named as its next."),
     ]
-    once = _parameter(
+    once = parameter(
         HEADER,
         "header",
         KEY_SCHEMA,
@@ -179,156 +149,158 @@ def _paths(examples: Mapping[str, Any]) -> dict[str, Any]:
         example="order-1001",
     )
     text = "Accepted, or the older job with this unique key (then duplicate is true)"
-    accepted = _json(ref("Job"), text, Location=_LOCATION, ETag=_ETAG, Idempotent_Replayed=_REPLAY)
-    all_accepted = _json(ref("SentJobs"), "All accepted, in order", Idempotent_Replayed=_REPLAY)
-    bad_body = _problems(
+    accepted = json_answer(ref("Job"), text, Location=_LOCATION, ETag=_ETAG, Idempotent_Replayed=_REPLAY)
+    all_accepted = json_answer(ref("SentJobs"), "All accepted, in order", Idempotent_Replayed=_REPLAY)
+    bad_body = problems(
         s400="Not JSON, JSON that cannot be kept, or a wrong parameter",
         s403="A session without its CSRF token",
         s413="Larger than 1 MiB",
         s415="Not application/json",
         s422="Unknown type, wrong payload, unknown field or option",
     )
-    bad_send = bad_body | _problems(
+    bad_send = bad_body | problems(
         s409="The unique key is busy, or the first request with this Idempotency-Key is not over yet",
         s422="Unknown type, wrong payload, unknown field or option, or a key that was used for another request",
     )
-    bad_batch = bad_send | _problems(s413="Larger than 16 MiB")
-    changed = _problems(s403="A session without its CSRF token", s404="No such job", s409="The state forbids it")
+    bad_batch = bad_send | problems(s413="Larger than 16 MiB")
+    changed = problems(s403="A session without its CSRF token", s404="No such job", s409="The state forbids it")
     cancelled = {
-        "200": _json(ref("Job"), "Cancelled", ETag=_ETAG),
-        "202": _json(ref("Job"), "A running attempt is to stop", ETag=_ETAG),
+        "200": json_answer(ref("Job"), "Cancelled", ETag=_ETAG),
+        "202": json_answer(ref("Job"), "A running attempt is to stop", ETag=_ETAG),
     }
-    again = {"202": _json(ref("Job"), "PENDING again", ETag=_ETAG)}
+    again = {"202": json_answer(ref("Job"), "PENDING again", ETag=_ETAG)}
     known: dict[str, Any] = {"description": "That is still its version", "headers": {"ETag": _ETAG}}
-    tag = _parameter(
-        "If-None-Match", "header", _TEXT, "ETags that the client has; 304 if one of them is current.", example='"1"'
+    tag = parameter(
+        "If-None-Match", "header", TEXT, "ETags that the client has; 304 if one of them is current.", example='"1"'
     )
     public: list[Any] = []
-    unready = _json(ref("Readiness"), "No")
+    unready = json_answer(ref("Readiness"), "No")
     return {
         "/jobs": {
-            "get": _operation(
+            "get": operation(
                 "listJobs",
                 "The tenant's jobs, newest first",
-                {"200": _json(ref("JobPage"), "A page", Link="The next page, if there is one: rel=next")},
-                _problems(s400="A wrong parameter"),
+                {"200": json_answer(ref("JobPage"), "A page", Link="The next page, if there is one: rel=next")},
+                problems(s400="A wrong parameter"),
                 parameters=page,
+                tag="Jobs",
             ),
-            "post": _operation(
-                "sendJob", "Send a job", {"202": accepted}, bad_send, parameters=[once], requestBody=send
+            "post": operation(
+                "sendJob", "Send a job", {"202": accepted}, bad_send, parameters=[once], requestBody=send, tag="Jobs"
             ),
         },
         "/jobs/batch": {
-            "post": _operation(
+            "post": operation(
                 "sendJobs",
                 "Send up to 1,000 jobs: all are accepted, or none",
                 {"202": all_accepted},
                 bad_batch,
                 parameters=[once],
                 requestBody=batch,
+                tag="Jobs",
             ),
         },
         "/jobs/{job_id}": {
             "parameters": [_JOB_ID],
-            "get": _operation(
+            "get": operation(
                 "getJob",
                 "One job",
                 {
-                    "200": _json(ref("Job"), "The job", ETag=_ETAG, Preference_Applied=_APPLIED),
+                    "200": json_answer(ref("Job"), "The job", ETag=_ETAG, Preference_Applied=_APPLIED),
                     "304": {**known, "headers": {**known["headers"], "Preference-Applied": _WAITED}},
                 },
-                _problems(s404="No such job"),
+                problems(s404="No such job"),
                 parameters=[tag, _PREFER],
+                tag="Jobs",
             ),
         },
         "/jobs/{job_id}/result": {
             "parameters": [_JOB_ID],
-            "get": _operation(
+            "get": operation(
                 "getResult",
                 "What the actor returned",
-                {"200": _json(ref("Result"), "The result", ETag=_ETAG, Preference_Applied=_APPLIED)},
-                _problems(s404="No such job", s409="Not COMPLETED (yet)"),
+                {"200": json_answer(ref("Result"), "The result", ETag=_ETAG, Preference_Applied=_APPLIED)},
+                problems(s404="No such job", s409="Not COMPLETED (yet)"),
                 parameters=[_PREFER],
+                tag="Jobs",
             ),
         },
         "/jobs/{job_id}/cancel": {
             "parameters": [_JOB_ID],
-            "post": _operation("cancelJob", "Cancel", cancelled, changed),
+            "post": operation("cancelJob", "Cancel", cancelled, changed, tag="Jobs"),
         },
         "/jobs/{job_id}/retry": {
             "parameters": [_JOB_ID],
-            "post": _operation("retryJob", "Retry by hand", again, changed),
+            "post": operation("retryJob", "Retry by hand", again, changed, tag="Jobs"),
         },
         "/jobs/{job_id}/events": {
             "parameters": [_JOB_ID, _LAST],
-            "get": _operation(
+            "get": operation(
                 "watchJob",
                 "Follow one job",
                 {"200": _STREAM},
-                _problems(s400="A wrong parameter", s403=forbidden, s404="No such job"),
+                problems(s400="A wrong parameter", s403=forbidden, s404="No such job"),
                 tag="Events",
                 security=_STREAM_SECURITY,
             ),
         },
         "/events": {
-            "get": _operation(
+            "get": operation(
                 "watchJobs",
                 "Follow the tenant's jobs",
                 {"200": _STREAM},
-                _problems(s400="A wrong parameter", s403=forbidden),
+                problems(s400="A wrong parameter", s403=forbidden),
                 tag="Events",
-                parameters=[_LAST, _parameter("type", "query", _TYPES, "Only these job types.")],
+                parameters=[_LAST, parameter("type", "query", _TYPES, "Only these job types.")],
                 security=_STREAM_SECURITY,
             ),
         },
         "/events/tickets": {
-            "post": _operation(
+            "post": operation(
                 "makeTicket",
                 "An address for a bare EventSource",
-                {"200": _json(ref("Ticket"), "The ticket")},
-                bad_body | _problems(s404="No such job"),
+                {"200": json_answer(ref("Ticket"), "The ticket")},
+                bad_body | problems(s404="No such job"),
                 tag="Events",
                 requestBody=ticket,
             ),
         },
         "/job-types": {
-            "get": _operation(
-                "listJobTypes", "What can be sent", {"200": _json(ref("JobTypes"), "All")}, _problems(), tag="Service"
+            "get": operation(
+                "listJobTypes",
+                "What can be sent",
+                {"200": json_answer(ref("JobTypes"), "All")},
+                problems(),
+                tag="Service",
             )
         },
         "/healthz": {
-            "get": _operation(
-                "healthz", "Serving", {"200": _json(ref("Health"), "Yes")}, {}, tag="Service", security=public
+            "get": operation(
+                "healthz", "Serving", {"200": json_answer(ref("Health"), "Yes")}, {}, tag="Service", security=public
             )
         },
         "/queues": {
-            "get": _operation(
+            "get": operation(
                 "listQueues",
                 "How many jobs each queue has",
-                {"200": _json(ref("Queues"), "All")},
-                _problems(),
+                {"200": json_answer(ref("Queues"), "All")},
+                problems(),
                 tag="Service",
             )
         },
         "/readyz": {
-            "get": _operation(
+            "get": operation(
                 "readyz",
                 "Able to work",
-                {"200": _json(ref("Readiness"), "Yes"), "503": unready},
+                {"200": json_answer(ref("Readiness"), "Yes"), "503": unready},
                 {},
                 tag="Service",
                 security=public,
             ),
         },
         "/openapi.json": {
-            "get": _operation(
-                "openapi", "This", {"200": _json({"type": "object"}, "This")}, {}, tag="Service", security=public
+            "get": operation(
+                "openapi", "This", {"200": json_answer({"type": "object"}, "This")}, {}, tag="Service", security=public
             )
         },
     }
-
-
-def _operation(
-    name: str, text: str, good: dict[str, Any], bad: dict[str, Any], *, tag: str = "Jobs", **more: Any
-) -> dict[str, Any]:
-    return {"operationId": name, "summary": text, "tags": [tag], "responses": good | bad, **more}

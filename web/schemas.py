@@ -5,20 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from models.state import Status
+from web.answers import COUNT, TEXT, TIME, UUID, list_of, object_of
 
-
-def _object(properties: dict[str, Any], required: list[str] | None = None, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": list(properties) if required is None else required,
-        "properties": properties,
-    } | more
-
-
-_TEXT: Final = {"type": "string"}
-_COUNT: Final = {"type": "integer", "minimum": 0}
-_TIME: Final = {"type": "string", "format": "date-time"}
-_UUID: Final = {"type": "string", "format": "uuid"}
 _STATUS: Final = {"enum": [str(status) for status in Status]}
 
 
@@ -27,114 +15,112 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _PROGRESS: Final = {"type": ["object", "null"], "description": "{current, total, message} as the actor reported it."}
-_ATTEMPT: Final = _object(
+_ATTEMPT: Final = object_of(
     {
-        "attempt": _COUNT,
+        "attempt": COUNT,
         "kind": {"enum": ["failed", "crashed", "lost", "released"]},
-        "class": _or_null(_TEXT),
-        "message": _or_null(_TEXT),
-        "traceback": _or_null(_TEXT),
-        "worker": _or_null(_TEXT),
-        "started_at": _or_null(_TIME),
-        "ended_at": _or_null(_TIME),
+        "class": _or_null(TEXT),
+        "message": _or_null(TEXT),
+        "traceback": _or_null(TEXT),
+        "worker": _or_null(TEXT),
+        "started_at": _or_null(TIME),
+        "ended_at": _or_null(TIME),
     },
     required=[],
 )
-_LINKS: Final = _object(dict.fromkeys(("self", "result", "events", "cancel", "retry"), _TEXT))
-_SERVER: Final = _object({"ok": {"type": "boolean"}, "detail": _TEXT, "schema": _TEXT}, ["ok"])
+_LINKS: Final = object_of(dict.fromkeys(("self", "result", "events", "cancel", "retry"), TEXT))
+_SERVER: Final = object_of({"ok": {"type": "boolean"}, "detail": TEXT, "schema": TEXT}, ["ok"])
 
 SCHEMAS: Final[dict[str, Any]] = {
-    "Job": _object(
+    "Job": object_of(
         {
-            "id": _UUID,
-            "type": {**_TEXT, "description": "The actor's name."},
-            "queue": _TEXT,
+            "id": UUID,
+            "type": {**TEXT, "description": "The actor's name."},
+            "queue": TEXT,
             "status": _STATUS,
-            "attempts": {**_COUNT, "description": "Started executions, also those that died."},
-            "max_attempts": {**_or_null(_COUNT), "description": "Null: no cap."},
-            "crashes": _COUNT,
+            "attempts": {**COUNT, "description": "Started executions, also those that died."},
+            "max_attempts": {**_or_null(COUNT), "description": "Null: no cap."},
+            "crashes": COUNT,
             "priority": {"type": "integer", "minimum": -10, "maximum": 10, "description": "Lower first."},
-            "run_at": {**_TIME, "description": "Not before."},
-            "unique_key": _or_null(_TEXT),
+            "run_at": {**TIME, "description": "Not before."},
+            "unique_key": _or_null(TEXT),
             "payload": {"type": "object"},
             "progress": _PROGRESS,
             "result": {"description": "What the actor returned; null until COMPLETED."},
-            "result_error": {**_or_null(_TEXT), "description": "Why the result could not be kept."},
-            "error": {**_or_null(_TEXT), "description": "The latest error, one line."},
+            "result_error": {**_or_null(TEXT), "description": "Why the result could not be kept."},
+            "error": {**_or_null(TEXT), "description": "The latest error, one line."},
             "errors": {"type": "array", "items": _ATTEMPT, "description": "Attempts that did not succeed."},
             "log": {"type": "array", "description": "The latest lines that the actor logged."},
-            "version": {**_COUNT, "description": "Rises by one with every change."},
-            "created_at": _TIME,
-            "started_at": _or_null(_TIME),
-            "finished_at": _or_null(_TIME),
-            "cancel_requested_at": _or_null(_TIME),
-            "updated_at": _TIME,
+            "version": {**COUNT, "description": "Rises by one with every change."},
+            "created_at": TIME,
+            "started_at": _or_null(TIME),
+            "finished_at": _or_null(TIME),
+            "cancel_requested_at": _or_null(TIME),
+            "updated_at": TIME,
             "links": _LINKS,
             "duplicate": {"type": "boolean", "description": "A send met this older job with the same unique key."},
         }
     ),
-    "JobPage": _object(
-        {"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}, "next": _or_null(_TEXT)}
-    ),
-    "SentJobs": _object({"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}}),
-    "JobEvent": _object(
+    "JobPage": object_of({"jobs": list_of("Job"), "next": _or_null(TEXT)}),
+    "SentJobs": object_of({"jobs": list_of("Job")}),
+    "JobEvent": object_of(
         {
-            "id": _UUID,
-            "type": _TEXT,
+            "id": UUID,
+            "type": TEXT,
             "status": _STATUS,
-            "attempts": _COUNT,
+            "attempts": COUNT,
             "progress": _PROGRESS,
-            "error": _or_null(_TEXT),
-            "version": _COUNT,
-            "at": _TIME,
+            "error": _or_null(TEXT),
+            "version": COUNT,
+            "at": TIME,
         }
     ),
-    "Result": _object({"status": {"const": "COMPLETED"}, "result": {}, "result_error": _TEXT}, ["status", "result"]),
-    "Ticket": _object({"url": {"type": "string", "format": "uri"}, "expires_at": _TIME}),
-    "JobTypes": _object(
+    "Result": object_of({"status": {"const": "COMPLETED"}, "result": {}, "result_error": TEXT}, ["status", "result"]),
+    "Ticket": object_of({"url": {"type": "string", "format": "uri"}, "expires_at": TIME}),
+    "JobTypes": object_of(
         {
             "job_types": {
                 "type": "array",
-                "items": _object(
-                    {"type": _TEXT, "queue": _TEXT, "description": _TEXT, "payload_schema": {"type": "object"}}
+                "items": object_of(
+                    {"type": TEXT, "queue": TEXT, "description": TEXT, "payload_schema": {"type": "object"}}
                 ),
             }
         }
     ),
-    "Queues": _object(
+    "Queues": object_of(
         {
             "queues": {
                 "type": "array",
-                "items": _object(
+                "items": object_of(
                     {
-                        "name": _TEXT,
-                        "waiting": {**_COUNT, "description": "PENDING and due."},
-                        "active": {**_COUNT, "description": "RUNNING."},
-                        "delayed": {**_COUNT, "description": "PENDING, scheduled or until the next attempt."},
-                        "completed": {**_COUNT, "description": "COMPLETED and not deleted yet."},
-                        "failed": {**_COUNT, "description": "FAILED and not deleted yet."},
+                        "name": TEXT,
+                        "waiting": {**COUNT, "description": "PENDING and due."},
+                        "active": {**COUNT, "description": "RUNNING."},
+                        "delayed": {**COUNT, "description": "PENDING, scheduled or until the next attempt."},
+                        "completed": {**COUNT, "description": "COMPLETED and not deleted yet."},
+                        "failed": {**COUNT, "description": "FAILED and not deleted yet."},
                     }
                 ),
             }
         }
     ),
-    "Health": _object({"status": {"const": "ok"}}),
-    "Readiness": _object(
+    "Health": object_of({"status": {"const": "ok"}}),
+    "Readiness": object_of(
         {
             "status": {"enum": ["ready", "degraded", "not ready"], "description": "Degraded: without Redis."},
             "postgres": _SERVER,
             "redis": _SERVER,
         }
     ),
-    "Problem": _object(
+    "Problem": object_of(
         {
             "type": {"type": "string", "format": "uri-reference"},
-            "title": _TEXT,
+            "title": TEXT,
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "detail": _TEXT,
+            "detail": TEXT,
             "errors": {
                 "type": "array",
-                "items": _object({"pointer": _TEXT, "parameter": _TEXT, "detail": _TEXT}, ["detail"]),
+                "items": object_of({"pointer": TEXT, "parameter": TEXT, "detail": TEXT}, ["detail"]),
                 "description": "One per fault: a JSON pointer into the body, or the name of a parameter.",
             },
         },

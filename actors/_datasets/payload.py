@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
@@ -14,22 +14,51 @@ Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "in", "not in", "contains"
 
 #: Values of one ``in``.
 MAX_VALUES: Final = 1_000
-#: Characters of a text that a cell is compared with.
-MAX_TEXT: Final = 10_000
 #: Characters of a column's name; the header of a dataset keeps to it as well.
 MAX_NAME: Final = 200
 
 _LISTS: Final = ("in", "not in")
 _NULLS: Final = ("is null", "is not null")
-_SCALAR: Final = ["string", "number", "boolean"]
+_SCALAR: Final[dict[str, Any]] = {"type": ["string", "number", "boolean"]}
+_LIST: Final[dict[str, Any]] = {"type": "array", "items": _SCALAR, "minItems": 1, "maxItems": MAX_VALUES}
+_NULL: Final[dict[str, Any]] = {"type": "null"}
 _VALUE_SCHEMA: Final = {
-    "anyOf": [
-        {"type": _SCALAR},
-        {"type": "array", "items": {"type": _SCALAR}, "minItems": 1, "maxItems": MAX_VALUES},
-        {"type": "null"},
-    ],
+    "anyOf": [_SCALAR, _LIST, _NULL],
     "default": None,
     "description": "what the cells are compared with; a list for in and not in",
+}
+
+
+def _for(name: str, *values: str, needs: str = "", **properties: Any) -> dict[str, Any]:
+    """The schema of what must hold besides where the property ``name`` has one of these values."""
+    return {
+        "properties": {name: {"enum": list(values)}, **properties},
+        "required": [name, needs] if needs else [name],
+    }
+
+
+# What the validators below say, as far as JSON Schema can say it: not that the names of figures differ.
+_MEASURE_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        _for("op", "count"),
+        _for("op", *get_args(Function), needs="column", column={"type": "string"}),
+    ]
+}
+_CONDITION_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        _for("op", *_NULLS, value=_NULL),
+        _for("op", *_LISTS, needs="value", value=_LIST),
+        _for("op", "contains", needs="value", value={"type": "string"}),
+        _for("op", "=", "!=", "<", "<=", ">", ">=", needs="value", value=_SCALAR),
+    ]
+}
+_PAYLOAD_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        _for("operation", "profile", groupBy=_NULL, measures=_NULL),
+        _for("operation", "filter", groupBy=_NULL, measures=_NULL, needs="where", where={"type": "array"}),
+        _for("operation", "aggregate", needs="groupBy", groupBy={"type": "array"}),
+        _for("operation", "aggregate", needs="measures", measures={"type": "array"}),
+    ]
 }
 
 Name = Annotated[str, Field(max_length=MAX_NAME)]
@@ -42,6 +71,8 @@ class _Part(BaseModel):
 
 class Measure(_Part):
     """One figure per group."""
+
+    model_config = ConfigDict(json_schema_extra=_MEASURE_SCHEMA)
 
     op: Function
     column: Name | None = Field(None, description="may be left out for count: rows")
@@ -64,6 +95,8 @@ class Measure(_Part):
 
 class Condition(_Part):
     """One comparison; all of them must hold. A comparison with an empty cell never does, ``is null`` apart."""
+
+    model_config = ConfigDict(json_schema_extra=_CONDITION_SCHEMA)
 
     column: Name
     op: Comparison
@@ -95,20 +128,20 @@ def _check_scalar(value: Any) -> None:
         raise ValueError("must not be null: use 'is null' or 'is not null'")
     if not isinstance(value, str | int | float | bool):
         raise ValueError("must be text, a number, true or false")
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        raise ValueError(f"must have at most {MAX_TEXT:,} characters")
 
 
 class DataPayload(_Part):
     """A dataset, what to do with it, and what that needs."""
 
+    model_config = ConfigDict(json_schema_extra=_PAYLOAD_SCHEMA)
+
     data_id: UUID = Field(description="a dataset of PUT /datasets/{dataId}")
     operation: Operation = Field(
         description="profile: what is in each column · aggregate: figures per group · filter: rows, as a new dataset"
     )
-    group_by: Annotated[list[Name], Field(min_length=1, max_length=20)] | None = Field(
-        None, description="columns; for aggregate"
-    )
+    group_by: (
+        Annotated[list[Name], Field(min_length=1, max_length=20, json_schema_extra={"uniqueItems": True})] | None
+    ) = Field(None, description="columns; for aggregate")
     measures: Annotated[list[Measure], Field(min_length=1, max_length=100)] | None = Field(
         None, description="figures, as {op, column, as?}; for aggregate: sum, avg, min, max, count"
     )

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -25,11 +26,11 @@ import actors  # noqa: F401 - installs the broker and the job types
 from actors.runtime.job_type import job_types
 from models import queries, rls, tenancy
 from models.engine import psycopg_dialect
+from tests.integration.cron_support import declare
 from tests.ledger_driver import Driver
 from tests.support import wait_for
 from tests.unscoped import unscoped
 from tests.web_server import Listener, WebServer
-from web.job_list import cursor_of
 from web.openapi import document
 from web.routes import routes
 
@@ -39,22 +40,55 @@ KINDS = {
     "job_id": "job",
     "job": "job",
     "key_id": "key",
-    "after": "cursor",
+    "after": "cursor",  # and the path: each list has cursors of its own
     "Last-Event-ID": "event",
     "ticket": "ticket",
     "unique_key": "unique_key",
+    "Idempotency-Key": "idempotency_key",
+    "name": "schedule",
+    "path": "address",  # below /dashboard/queues
+    "queue": "queue",
+    "dataId": "dataset",
+    "cafe_id": "cafe",
+    "cafeId": "cafe",
+    "city": "city",
+    "sourcePlaceId": "place",
 }
-#: Parameters that name nothing that belongs to anybody.
-HARMLESS = {"status", "type", "queue", "limit"}
+#: Parameters and fields that name nothing that belongs to anybody.
+HARMLESS = {"status", "type", "limit", "jobs", "decision", "Prefer", "If-None-Match"}
 #: Fields of bodies by the look of whose name they name something, and so must be in KINDS or here.
 NAMING = re.compile(r"(^|_)(id|ids|key|keys|token|cursor|ticket|job|jobs|tenant|dataset)$|(Id|Ids|Key)$")
-#: How a body that carries a field looks: (method, path, field) → body with the field's value in it.
+#: What the pages are asked for; they are not in the document.
+PAGE_QUERIES = {"/": ("after", "queue"), "/board/cafes": ("city",)}
+SLEEP = {"type": "sleep", "payload": {"delayMs": 1}, "options": {"delay": 600_000}}
+
+
+def keyed(value: str) -> dict[str, Any]:
+    return {**SLEEP, "options": {"unique_key": value, "delay": 600_000}}
+
+
+def job_of(kind: str, **payload: Any) -> dict[str, Any]:
+    return {**SLEEP, "type": kind, "payload": payload}
+
+
+def one_cafe(place: str) -> dict[str, Any]:
+    return {"cafes": [{"name": "Mine", "city": "Wien", "countryCode": "AT", "sourcePlaceId": place}]}
+
+
+#: How a body looks that carries a field (none: that a header goes with): (method, path, field) → body with the value.
 BODIES: dict[tuple[str, str, str], Any] = {
-    ("post", "/jobs", "unique_key"): lambda value: {
-        "type": "sleep", "payload": {"delayMs": 1}, "options": {"unique_key": value, "delay": 600_000}
-    },
+    ("post", "/jobs", ""): lambda _: SLEEP,
+    ("post", "/jobs", "unique_key"): keyed,
+    ("post", "/jobs", "dataId"): lambda value: job_of("data_processing", dataId=value, operation="profile"),
+    ("post", "/jobs", "cafeId"): lambda value: job_of("process-cafe", cafeId=value),
     ("post", "/events/tickets", "job"): lambda value: {"job": value},
-}  # fmt: skip
+    ("post", "/cafes/import", "sourcePlaceId"): one_cafe,
+}
+BODIES |= {
+    ("post", "/jobs/batch", field): lambda value, one=one: {"jobs": [one(value)]}
+    for (_, path, field), one in BODIES.items()
+    if path == "/jobs"
+}
 
 
 @dataclass(frozen=True)
@@ -107,17 +141,22 @@ def cases_of(api: dict[str, Any]) -> Iterator[Case]:
                         yield Case(method, path, "query", scheme["name"], is_stream=stream)
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 for name in sorted(set(fields(content["schema"], components))):
-                    if NAMING.search(name):
+                    if NAMING.search(name) and name not in HARMLESS:
                         yield Case(method, path, "body", name)
 
 
 def cases_of_pages(api: dict[str, Any]) -> Iterator[Case]:
-    """Pages are not in the document; those that name something do it in their path."""
+    """Pages are not in the document: what they show unasked, and what their paths and queries name."""
     for route in routes():
         if isinstance(route, Route) and route.path not in api["paths"]:
             for method in sorted((route.methods or {"GET"}) - {"HEAD"}):
                 for name in route.param_convertors:
                     yield Case(method.lower(), route.path, "path", name, is_page=True)
+                if method == "GET":
+                    asked = PAGE_QUERIES.get(route.path, ())
+                    yield from (Case("get", route.path, "query", name, is_page=True) for name in asked)
+                    if not route.param_convertors:
+                        yield Case("get", route.path, is_page=True)
 
 
 API = document(list(job_types().values()), "http://test")
@@ -169,6 +208,7 @@ class Mine:
     job: str
     cookie: str
     csrf_token: str
+    own: dict[str, str]  # what stands in a path where nothing of the other tenant's does
 
 
 @pytest.fixture(scope="module", params=["as it is", "without scoping"])
@@ -196,7 +236,11 @@ def check_that_nothing_was_scoped(record: Path) -> None:
     lines = set(record.read_text().splitlines())
     assert [line for line in lines if line.startswith("left:")] == []
     changed = " ".join(lines)
-    for sign in ("SELECT", "UPDATE callboard.jobs", "ORDER BY", "LATERAL", "callboard.api_keys", "INSERT INTO"):
+    tables = ["jobs", "api_keys", "schedules", "ticks"]
+    tables += ["datasets"] if "/datasets" in API["paths"] else []
+    tables += ["cafes", "cities"] if "/cafes" in API["paths"] else []
+    signs = ["SELECT", "UPDATE callboard.jobs", "ORDER BY", "LATERAL", "INSERT INTO"]
+    for sign in (*signs, *(f"callboard.{table}" for table in tables)):
         assert sign in changed, f"no statement with {sign} was unscoped"
 
 
@@ -207,10 +251,13 @@ def theirs(server: WebServer, driver: Driver) -> Theirs:
     marked = {"kwargs": f'{{"note": "{mark}"}}', "unique_scope": "live"}
     ids = [driver.enqueue(tenant, **marked, unique_key=f"{mark}-{n}")[0] for n in range(4)]
     _waiting, running, completed, failed = ids
+    queue = f"only-{secrets.token_hex(8)}"
+    ids += driver.enqueue(tenant, kwargs=marked["kwargs"], queue=queue)
     driver.claim(running, completed, failed)
     driver.complete(completed, result={"secret": mark})
     driver.fail(failed, f"broke: {mark}")
     driver.progress(running, 7)
+    declare(driver.engine, tenant, f"{mark}-hourly", kwargs=f'{{"note": "{mark}"}}')
     found = Theirs(tenant, key, mark, ids)
     listener = Listener(f"{server.url}/events", key=key)
     wait_for(lambda: listener.last_event_id, what="their stream names a place")
@@ -224,18 +271,61 @@ def theirs(server: WebServer, driver: Driver) -> Theirs:
     found.values = {
         "job": ids,
         "key": key_ids,
-        "cursor": [cursor_of_text(job_id) for job_id in ids],
         "event": [str(listener.last_event_id)],
         "ticket": tickets,
         "unique_key": [f"{mark}-0"],
+        "schedule": [f"{mark}-hourly"],
+        "queue": [queue],
+        "address": [f"queues/{queue}", f"queues/{queue}/standard", f"queues/default/standard/{running}"],
     }
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=20) as client:
+        found.values |= made_by_http(client, mark)
+        found.values |= {f"cursor of {path}": [cursor] for path, cursor in cursors(client)}
+        found.jobs += [job["id"] for job in client.get("/jobs", params={"limit": 100}).json()["jobs"]]
+    found.jobs = sorted(set(found.jobs))
     return found
 
 
-def cursor_of_text(job_id: str) -> str:
-    from uuid import UUID
+def made_by_http(client: httpx.Client, mark: str) -> dict[str, list[str]]:
+    """What a tenant makes by requests: things of domains only where the domain is there."""
+    made: dict[str, list[str]] = {}
+    for path, body in {"/jobs": SLEEP, "/jobs/batch": {"jobs": [SLEEP]}}.items():
+        name = f"{mark}{path}"
+        assert client.post(path, json=body, headers={"Idempotency-Key": name}).status_code == 202
+        made[f"idempotency_key of {path}"] = [name]
+    if "/datasets" in API["paths"]:
+        made["dataset"] = [str(uuid4()), str(uuid4())]
+        for dataset in made["dataset"]:
+            rows = f"note\n{mark}\n"
+            put = client.put(f"/datasets/{dataset}", content=rows, headers={"Content-Type": "text/csv"})
+            assert put.status_code == 201
+    if "/cafes" in API["paths"]:
+        cafes = [
+            {"name": f"{mark} {n}", "city": mark, "countryCode": "AT", "sourcePlaceId": f"{mark}-{n}"} for n in range(2)
+        ]
+        assert client.post("/cafes/import", json={"cafes": cafes}).json() == {"created": 2, "updated": 0}
+        made["cafe"] = [cafe["id"] for cafe in client.get("/cafes").json()["cafes"]]
+        made["city"] = [mark]
+        made["place"] = [f"{mark}-0"]
+    return made
 
-    return cursor_of(UUID(job_id))
+
+def cursors(client: httpx.Client) -> Iterator[tuple[str, str]]:
+    """A cursor of each list that has pages."""
+    for case in CASES:
+        if case.name == "after" and not case.is_page:
+            yield case.path, client.get(case.path, params={"limit": 1}).json()["next"]
+
+
+def all_of(server: WebServer, case: Case, theirs: Theirs, driver: Driver) -> tuple[Any, ...]:
+    """What a request of the other tenant must not change: of one that only reads, their jobs; else all there is."""
+    versions = driver.versions(theirs.tenant)
+    if case.method == "get":
+        return (versions,)
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {theirs.key}"}, timeout=20) as client:
+        shown = [client.get(path).text for path in ("/datasets", "/cafes", "/cities") if path in API["paths"]]
+        crons = client.get("/crons").json()["crons"]
+    return versions, shown, [(cron["state"], cron["last"]) for cron in crons]
 
 
 @pytest.fixture(scope="module")
@@ -248,22 +338,29 @@ def mine(server: WebServer, driver: Driver) -> Mine:
         assert token is not None
         session = connection.execute(tenancy.find_session(), {"token_hash": tenancy.digest(token)}).one()
     assert session.tenant_id == tenant
-    return Mine(tenant, key, job, token, session.csrf_token)
+    declare(driver.engine, tenant, "mine")
+    own = {"job_id": job, "name": "mine", "decision": "publish", "cafe_id": str(uuid4()), "dataId": str(uuid4())}
+    return Mine(tenant, key, job, token, session.csrf_token, own)
 
 
 def ask(server: WebServer, case: Case, mine: Mine, value: str) -> httpx.Response:
     """The request of a case with one value of the other tenant's, and everything else the caller's own."""
-    own = {"job_id": mine.job}
-    path = case.path
-    for name in re.findall(r"{(\w+)}", path):
-        path = path.replace(f"{{{name}}}", value if (case.place, case.name) == ("path", name) else own[name])
+
+    def part(found: re.Match[str]) -> str:
+        return value if (case.place, case.name) == ("path", found[1]) else mine.own[found[1]]
+
+    path = re.sub(r"{(\w+)(?::\w+)?}", part, case.path)
     wanted: dict[str, Any] = {"headers": {}, "params": {}}
     if case.place == "query":
         wanted["params"][case.name] = value
     if case.place == "header":
         wanted["headers"][case.name] = value
-    if case.place == "body":
-        wanted["json"] = BODIES[case.method, case.path, case.name](value)
+    body = BODIES.get((case.method, case.path, case.name if case.place == "body" else ""))
+    if body is not None:
+        wanted["json"] = body(value)
+    if case.method == "put":
+        wanted |= {"content": "note\nmine\n"}
+        wanted["headers"]["Content-Type"] = "text/csv"
     if case.is_page:
         wanted["cookies"] = {"cb_session": mine.cookie}
         wanted["headers"]["X-CSRF-Token"] = mine.csrf_token
@@ -288,10 +385,18 @@ def stream_of(server: WebServer, case: Case, mine: Mine, driver: Driver, value: 
     return listener
 
 
+def kind_of(case: Case) -> str | None:
+    """What a case's value is of; cursors and keys of requests are each path's own."""
+    kind = KINDS.get(case.name)
+    if kind in ("cursor", "idempotency_key"):
+        return f"{kind} of {'/jobs' if case.is_page else case.path}"
+    return kind
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nothing_crosses(server: WebServer, case: Case, theirs: Theirs, mine: Mine, driver: Driver) -> None:
-    before = driver.versions(theirs.tenant)
-    kind = KINDS.get(case.name)
+    before = all_of(server, case, theirs, driver)
+    kind = kind_of(case)
     for value in theirs.values[kind] if kind else [theirs.mark]:
         if case.is_stream:
             if kind == "ticket" and case.path == "/events" and value == theirs.values["ticket"][0]:
@@ -307,20 +412,39 @@ def test_nothing_crosses(server: WebServer, case: Case, theirs: Theirs, mine: Mi
             assert case.is_page
             assert case.method == "get"
             continue
-        if case.place == "path" or (case.place == "body" and kind == "job"):
-            assert answer.status_code == 404, answer.text
-        shown = answer.text.replace(value, "")  # what was asked for may be repeated
+        if case.method == "put":  # whose id is chosen by whoever puts it: now both have one
+            assert answer.status_code == 201
+            assert ask(server, replace(case, method="get"), mine, value).text == "note\nmine\n"
+            assert ask(server, replace(case, method="delete"), mine, value).status_code == 204
+        elif case.place == "path" or (case.place == "body" and kind == "job"):
+            # That a café is not there, or not in a state for this, is one answer.
+            assert answer.status_code == 404 or (case.name == "cafe_id" and answer.status_code == 409), answer.text
+        elif case.place == "body" or case.name == "Idempotency-Key":
+            assert answer.is_success, answer.text  # as if the other tenant had no such thing
+            assert "Idempotent-Replayed" not in answer.headers
+        shown = answer.text
+        for asked in (value, *value.split("/")):
+            shown = shown.replace(asked, "")  # what was asked for may be repeated
         assert theirs.mark not in shown.replace(theirs.mark + "-0", "")
-        assert theirs.tenant not in shown
+        assert theirs.tenant not in shown or case.path == "/tenants"  # which operators see
+        assert theirs.values["queue"][0] not in shown
+        for name in ("job", "dataset", "cafe"):
+            assert [its_id for its_id in theirs.values.get(name, ()) if its_id in shown] == []
         assert [job_id for job_id in theirs.jobs if job_id in shown] == []
-    assert driver.versions(theirs.tenant) == before
+    assert all_of(server, case, theirs, driver) == before
 
 
 def test_the_other_tenants_own_key_sees_it_all(server: WebServer, theirs: Theirs) -> None:
     """There was something to be seen."""
-    answer = httpx.get(f"{server.url}/jobs", headers={"Authorization": f"Bearer {theirs.key}"})
-    assert answer.text.count(theirs.mark) >= 4
-    assert {job["id"] for job in answer.json()["jobs"]} == set(theirs.jobs)
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {theirs.key}"}) as client:
+        answer = client.get("/jobs")
+        assert answer.text.count(theirs.mark) >= 4
+        assert {job["id"] for job in answer.json()["jobs"]} == set(theirs.jobs)
+        for path in {"/crons", "/cafes", "/cities"} & API["paths"].keys():
+            assert theirs.mark in client.get(path).text
+        assert theirs.values["queue"][0] in client.get("/queues").text
+        for dataset in theirs.values.get("dataset", ()):
+            assert theirs.mark in client.get(f"/datasets/{dataset}").text
 
 
 def test_keys_of_another_tenant_are_not_listed_nor_revoked(server: WebServer, theirs: Theirs, mine: Mine) -> None:
