@@ -177,26 +177,26 @@ def test_what_is_stored_validates_again_to_the_same(order: JobActor[..., Any]) -
 @pytest.mark.parametrize(
     ("payload", "pointers"),
     [
-        ({}, {"/orderId"}),
-        ({"orderId": ""}, {"/orderId"}),
-        ({"orderId": "a", "howMany": "many", "size": "huge"}, {"/howMany", "/size"}),
-        ({"orderId": "a", "colour": "red"}, {"/colour"}),
-        ({"orderId": "a", "how_many": 2}, {"/how_many"}),
-        ({"orderId": "a", "a/b~c": 2}, {"/a~1b~0c"}),
-        ({"orderId": "a", "address": {"zipCode": "1", "street": "x"}}, {"/address/street"}),
-        ({"orderId": "a", "address": {"zip_code": "1"}}, {"/address/zipCode", "/address/zip_code"}),
-        ([], {""}),
-        ("order", {""}),
-        (None, {""}),
+        ({}, ["/orderId"]),
+        ({"orderId": ""}, ["/orderId"]),
+        ({"orderId": "a", "howMany": "many", "size": "huge"}, ["/howMany", "/size"]),
+        ({"orderId": "a", "colour": "red"}, ["/colour"]),
+        ({"orderId": "a", "how_many": 2}, ["/how_many"]),
+        ({"orderId": "a", "a/b~c": 2}, ["/a~1b~0c"]),
+        ({"orderId": "a", "address": {"zipCode": "1", "street": "x"}}, ["/address/street"]),
+        ({"orderId": "a", "address": {"zip_code": "1"}}, ["/address/zipCode", "/address/zip_code"]),
+        ([], [""]),
+        ("order", [""]),
+        (None, [""]),
     ],
     ids=repr,
 )
 def test_a_payload_that_does_not_fit_is_refused_with_a_pointer_per_fault(
-    order: JobActor[..., Any], payload: Any, pointers: set[str]
+    order: JobActor[..., Any], payload: Any, pointers: list[str]
 ) -> None:
     with pytest.raises(PayloadRefused) as caught:
         order.job_type.message(payload)
-    assert {pointer for pointer, _ in caught.value.faults} == pointers
+    assert {pointer for pointer, _ in caught.value.faults} == set(pointers)
     assert caught.value.job_type == "order"
     assert str(caught.value).endswith("; nothing was stored")
 
