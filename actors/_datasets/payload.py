@@ -47,7 +47,7 @@ _MEASURE_SCHEMA: Final[dict[str, Any]] = {
 _CONDITION_SCHEMA: Final[dict[str, Any]] = {
     "anyOf": [
         _for("op", *_NULLS, value=_NULL),
-        _for("op", *_LISTS, needs="value", value=_LIST),
+        _for("op", *_LISTS, needs="value", value={"type": "array"}),
         _for("op", "contains", needs="value", value={"type": "string"}),
         _for("op", "=", "!=", "<", "<=", ">", ">=", needs="value", value=_SCALAR),
     ]

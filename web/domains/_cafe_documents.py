@@ -33,6 +33,7 @@ CURSOR_PATTERN: Final = r"[a-z0-9-]{1,200}~[a-z0-9-]{1,200}"
 _TAG: Final = "Cafés"
 _NUMBER_OR_NULL: Final = {"type": ["number", "null"]}
 _CURSOR: Final = {"type": "string", "pattern": f"^{CURSOR_PATTERN}$"}
+_EXAMPLE: Final = {"cafes": [{"name": "Kaffee am Spittelberg", "city": "Wien", "countryCode": "AT"}]}
 _STATUS: Final = {"enum": [str(status) for status in CafeStatus]}
 
 _CAFE: Final[dict[str, Any]] = {
@@ -119,7 +120,10 @@ PATHS: Final[dict[str, Any]] = {
             description="JSON, or CSV with a header of the same names. All or nothing.",
             requestBody={
                 "required": True,
-                "content": {"application/json": {"schema": ref("CafeFile")}, "text/csv": {"schema": TEXT}},
+                "content": {
+                    "application/json": {"schema": ref("CafeFile"), "examples": {"one": {"value": _EXAMPLE}}},
+                    "text/csv": {"schema": TEXT},
+                },
             },
         ),
     },
