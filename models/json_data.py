@@ -7,7 +7,7 @@ What is refused, and who would refuse it later (each one seen to break a write):
 - integers of more than 300 digits: Python's own parser stops at 4,300, other languages far earlier
 - nesting deeper than 64: recursive parsers, Python's at about 1,000 levels
 - sets, bytes, dates, objects: JSON has no such thing · two keys that are one in JSON: one of them would vanish
-- more bytes than the row should carry
+- more bytes than the row should carry, or more arrays and objects than anybody should have to parse
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MAX_ARGS_BYTES = 1024 * 1024
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 #: Levels of arrays and objects within each other; a bare string or number is level 0.
 MAX_DEPTH = 64
+#: Arrays and objects in one document; each costs far more time and memory than its two bytes.
+MAX_CONTAINERS = 250_000
 #: Decimal digits of an integer, without its sign.
 MAX_INT_DIGITS = 300
 #: Characters of one key that a fault's pointer repeats.
@@ -170,8 +172,12 @@ def loads(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
             raise DataRefused(f"not valid UTF-8 at byte {error.start}") from None
     else:
         raw = text.encode("utf-8", "surrogatepass")
-    if raw.count(b"[") + raw.count(b"{") > max_depth and _depth(raw) > max_depth:
-        raise DataRefused(f"nested deeper than {max_depth} levels")
+    if raw.count(b"[") + raw.count(b"{") > max_depth:
+        depth, containers = _shape(raw)
+        if depth > max_depth:
+            raise DataRefused(f"nested deeper than {max_depth} levels")
+        if containers > MAX_CONTAINERS:
+            raise DataRefused(f"more than {MAX_CONTAINERS:,} arrays and objects")
     decoder = _CAREFUL_DECODER if _LONG_DIGITS.search(text) else _DECODER
     try:
         value = decoder.decode(text)
@@ -271,10 +277,10 @@ def _too_large(max_bytes: int) -> DataRefused:
     return DataRefused(f"larger than {max_bytes:,} bytes as JSON")
 
 
-def _depth(raw: bytes) -> int:
-    """The deepest nesting in JSON text, valid or not; brackets within strings do not count."""
+def _shape(raw: bytes) -> tuple[int, int]:
+    """The deepest nesting and the number of containers in JSON text, valid or not; strings do not count."""
     brackets = _STRING.sub(b"", raw).translate(_BRACKETS, _NOT_BRACKETS)
-    return max(accumulate(map((-1).__add__, brackets)), default=0)
+    return max(accumulate(map((-1).__add__, brackets)), default=0), brackets.count(2)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:

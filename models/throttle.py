@@ -50,6 +50,8 @@ def key_of_address(address: str) -> str:
     """What tries from an address are counted under; IPv6 by /64, which is what one host has."""
     try:
         parsed = ip_address(address)
+        # All of IPv4 as a proxy or a socket for both families writes it, ::ffff:192.0.2.1, lies in one /64.
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         place = str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
     except ValueError:  # no address: a test's client, or a Unix socket
         place = address

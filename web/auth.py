@@ -181,6 +181,7 @@ async def require(request: Request) -> Caller:
         refuse_other_sites(request)
         given = request.headers.get(CSRF_HEADER)
         if given is None and request.headers.get("content-type", "").startswith(_FORMS):
+            await request.body()  # kept, so that the endpoint can read it, too
             field = (await request.form()).get(CSRF_FIELD)
             given = field if isinstance(field, str) else None
         if given is None or not compare_digest(given.encode(), caller.csrf_token.encode()):
@@ -199,9 +200,16 @@ def refuse_other_sites(request: Request) -> None:
       Problem: 403. Programs that are no browser say nothing, and pass.
     """
     origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    foreign = origin is not None and _host_of(origin) != request.headers.get("host")
     if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise Problem(403, "Do this on the site's own page; nothing was done.", slug="other-site")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def unauthorized(detail: str) -> Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from actors.runtime.job_type import job_types
 from models.json_data import MAX_ARGS_BYTES, MAX_DEPTH, encode
 from models.rows import Row
 from web.auth import require
-from web.bodies import MAX_FAULTS, checked, parse, read_body, refused
+from web.bodies import MAX_FAULTS, checked, in_turn, parse, read_body, refused
 from web.idempotency import Answer, accept, once, read_key
 from web.job_json import sent_json
 from web.problems import Fault
@@ -33,8 +32,7 @@ async def post_batch(request: Request) -> Response:
     caller = await require(request)
     key = read_key(request)
     body = await read_body(request)
-    # Parsing 16 MiB takes a while, in which the event loop has other clients.
-    answer = await asyncio.to_thread(_accept, caller.tenant_id, key, body)
+    answer = await in_turn(_accept, caller.tenant_id, key, body)
     return JSONResponse(answer.document, 202, headers=answer.headers())
 
 

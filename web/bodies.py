@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
@@ -12,9 +14,13 @@ from models.json_data import MAX_DEPTH, clean_text, loads
 from web.problems import Fault, Problem
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 #: Faults that one answer names.
 MAX_FAULTS: Final = 100
+#: Large bodies that are read at a time; each may cost seconds and ten times its size. Others wait, and small requests,
+#: which have the event loop's own threads, pass them by.
+LARGE_AT_ONCE: Final = 1
 #: Characters of one name in a fault's pointer.
 _NAME_CHARS: Final = 200
 
@@ -53,6 +59,16 @@ async def read_body(request: Request, *, may_be_empty: bool = False) -> bytes:
             headers={"Accept-Post": "application/json"},
         )
     return body
+
+
+async def in_turn(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function makes of a large body, in a thread, when it is its turn."""
+    return await to_thread.run_sync(function, *arguments, limiter=_large_bodies())
+
+
+@cache
+def _large_bodies() -> CapacityLimiter:
+    return CapacityLimiter(LARGE_AT_ONCE)
 
 
 def parse(body: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -85,14 +86,21 @@ async def get_docs(request: Request) -> Response:
         viewer = await identify(request)
     except Problem:
         viewer = None  # a wrong key hides nothing that is public
-    described = document(list(job_types().values()), str(request.base_url).rstrip("/"))
-    context = {
-        "viewer": viewer,
+    described = _described(str(request.base_url).rstrip("/"), tuple(job_types()))
+    return render(request, "docs.html", {"viewer": viewer, **described})
+
+
+@lru_cache(maxsize=8)  # the page is public, and a client chooses the name by which it asks
+def _described(server: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the page shows besides its reader; made anew when there are other job types."""
+    kinds = job_types()
+    described = document([kinds[name] for name in names], server)
+    schemas = sorted(described["components"]["schemas"].items())
+    return {
         "info": described["info"],
         "groups": list(groups(described)),
-        "schemas": [schema_of(name, schema) for name, schema in sorted(described["components"]["schemas"].items())],
+        "schemas": [schema_of(name, schema) for name, schema in schemas],
     }
-    return render(request, "docs.html", context)
 
 
 def groups(described: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Operation]]]:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -96,6 +96,8 @@ def problem_of(error: Exception) -> Problem | None:
         case OptionRefused():
             fault = Fault(f"/options/{error.option}", error.reason)
             return Problem(422, f"Option {error}.", slug="option-refused", faults=[fault])
+        case UnicodeError():  # a form may name any character set that Python has
+            return Problem(400, "The text cannot be read: it must be UTF-8, without lone surrogates.", slug="bad-text")
         case UniqueKeyBusy():
             return Problem(409, str(error), slug="unique-key-busy", headers={"Retry-After": "1"})
         case UnknownTenant():
@@ -122,6 +124,8 @@ _OUTAGES = ("08", "53", "57", "55P03")
 def _is_outage(error: Exception) -> bool:
     if not isinstance(error, DBAPIError):
         return True
+    if isinstance(error, DataError):  # also the driver's own, which has no SQLSTATE
+        return False
     state = getattr(error.orig, "sqlstate", None)
     return error.connection_invalidated or state is None or state.startswith(_OUTAGES)
 
@@ -152,6 +156,7 @@ HANDLERS: dict[Any, Any] = {
             OptionRefused,
             UniqueKeyBusy,
             UnknownTenant,
+            UnicodeError,
             HTTPException,
             DBAPIError,
             PoolTimeoutError,

@@ -45,16 +45,22 @@ async def post_switch(request: Request, caller: Caller) -> Response:
     """
     held = services(request)
     wanted = await _field(request, "tenant")
+    if "\0" in wanted:
+        raise _no_tenant(wanted)
     token, secrets = tenancy.new_session_secrets()
     known = [caller.session_hash.hex(), secrets["new_hash"].hex()]
     async with held.database.credentials(known, tenant_id=wanted) as connection:
         values = {**secrets, "old_hash": caller.session_hash, "to_tenant": wanted}
         moved = (await connection.execute(sessions.move_session(), values)).first()
     if moved is None:
-        raise Problem(404, f"There is no tenant {wanted[:100]!r}; nothing was changed.")
+        raise _no_tenant(wanted)
     held.keyring.forget(caller.credential)
     held.hub.drop("revoked", {caller.credential})
     return signed_in(request, token, lasts_s=(moved.expires_at - datetime.now(UTC)).total_seconds())
+
+
+def _no_tenant(name: str) -> Problem:
+    return Problem(404, f"There is no tenant {name[:100]!r}; nothing was changed.")
 
 
 async def _show(

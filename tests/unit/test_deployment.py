@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from jsonschema import Draft202012Validator
 
 from dev.children import WORKER_SHUTDOWN_MS
 from dev.home import ROOT
+from models.rls import role_statements, web_role
+from models.tables import SCHEMA as DB_SCHEMA
 from tests.support import missing
 
 SCHEMA = ROOT / "tests" / "schemas" / "compose-spec.json"
@@ -79,6 +82,26 @@ def test_web_ends_its_requests_before_it_is_killed() -> None:
     web = SERVICES["web"]
     assert seconds(web["stop_grace_period"]) > int(option(web["command"], "--timeout-graceful-shutdown"))
     assert "/readyz" in " ".join(web["healthcheck"]["test"])
+
+
+def test_web_believes_the_proxy_on_the_host_and_nobody_else() -> None:
+    trusted = option(SERVICES["web"]["command"], "--forwarded-allow-ips")
+    networks = [
+        ip_network(each) for each in trusted.split(",")
+    ]  # no "*": its first X-Forwarded-For is the client's own
+    assert any(ip_address("172.17.0.1") in network for network in networks)
+    assert all(network.is_private for network in networks)
+
+
+def test_the_webs_role_is_made_for_the_owner_who_may_not_make_it() -> None:
+    statements = COMPOSE["configs"]["role"]["content"].replace('"', "")
+    for statement in role_statements(web_role(DB_SCHEMA, "callboard"), "callboard"):
+        assert statement.replace('"', "") in statements
+
+
+def test_redis_is_not_root() -> None:
+    redis = SERVICES["redis"]
+    assert redis["command"][0] == "redis-server" or redis["user"] == "redis"
 
 
 def test_redis_throws_nothing_away_and_keeps_what_it_has() -> None:

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import DataRefused
-from models.json_data import MAX_ARGS_BYTES, MAX_DEPTH, clean_text, encode, encode_result, loads
+from models.json_data import MAX_ARGS_BYTES, MAX_CONTAINERS, MAX_DEPTH, clean_text, encode, encode_result, loads
 
 pytestmark = pytest.mark.unit
 
@@ -337,3 +337,11 @@ def test_encode_result_never_raises() -> None:
     assert kept is None
     assert why is not None
     why.encode()
+
+
+def test_a_document_of_nothing_but_containers_is_refused_before_it_is_parsed() -> None:
+    """Sixteen megabytes of them would hold the whole process up for seconds."""
+    body = b"[" + b"[]," * MAX_CONTAINERS + b"[]]"
+    with pytest.raises(DataRefused, match="250,000 arrays and objects"):
+        loads(body)
+    assert loads(b'["' + b"[]" * MAX_CONTAINERS + b'"]') == ["[]" * MAX_CONTAINERS]

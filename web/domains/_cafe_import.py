@@ -8,6 +8,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -69,7 +70,7 @@ def read_import(media_type: str, body: bytes) -> tuple[list[dict[str, Any]], lis
 def _records(body: bytes) -> list[dict[str, Any]]:
     try:
         reader = csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
-        records = [{k: v for k, v in row.items() if v != ""} for row in reader]
+        records = [{k: v for k, v in row.items() if v != ""} for row in islice(reader, MAX_ROWS + 1)]
     except UnicodeDecodeError as error:
         raise _refused([Fault("", f"is not valid UTF-8 at byte {error.start}")]) from None
     except csv.Error as error:

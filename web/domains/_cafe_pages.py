@@ -76,11 +76,7 @@ async def post_process(request: Request, caller: Caller) -> Response:
     """``POST /board/cafes/process``: send the job of one café, or of all that are due."""
     chosen = (await request.form()).get("cafe")
     if isinstance(chosen, str) and chosen:
-        ids = [_known_id(chosen)]
-        async with services(request).tenant_connection(caller.tenant_id) as connection:
-            asked = {"tenant": caller.tenant_id, "cafe_id": ids[0]}
-            if one_row(await connection.execute(cafes.one_cafe(), asked)) is None:
-                raise Problem(404, "There is no such café.", slug="no-such-cafe")
+        ids = [await _find(request, caller, chosen)]
     else:
         async with services(request).tenant_connection(caller.tenant_id) as connection:
             asked = {"tenant": caller.tenant_id, "number": AT_ONCE}
@@ -97,24 +93,31 @@ async def post_decide(request: Request, caller: Caller) -> Response:
     if decision is None:
         raise Problem(404, "There is no such decision.")
     before, after = decision
+    cafe_id = await _find(request, caller, request.path_params["cafe_id"])
     done = await asyncio.to_thread(
         judge_cafe,
-        _known_id(request.path_params["cafe_id"]),
+        cafe_id,
         after,
         before,
         tenant_id=caller.tenant_id,
         why="Discarded on the board" if after is CafeStatus.DISCARDED else None,
     )
     if not done:
-        raise Problem(409, "The café's status has changed meanwhile, or there is no such café.", slug="cafe-state")
+        raise Problem(409, "The café's status has changed meanwhile: it forbids this.", slug="cafe-state")
     return RedirectResponse(PATH, 303)
 
 
-def _known_id(text: str) -> UUID:
+async def _find(request: Request, caller: Caller, text: str) -> UUID:
+    """The id of the caller's café. Raises Problem 404."""
     try:
-        return UUID(text)
+        cafe_id = UUID(text)
     except ValueError:
         raise Problem(404, "There is no such café.", slug="no-such-cafe") from None
+    async with services(request).tenant_connection(caller.tenant_id) as connection:
+        asked = {"tenant": caller.tenant_id, "cafe_id": cafe_id}
+        if one_row(await connection.execute(cafes.one_cafe(), asked)) is None:
+            raise Problem(404, "There is no such café.", slug="no-such-cafe")
+    return cafe_id
 
 
 PAGES: Final[list[BaseRoute]] = [

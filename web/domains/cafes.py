@@ -20,6 +20,7 @@ from models.cafes import CafeStatus
 from models.json_data import clean_text
 from models.rows import all_rows, one_row
 from web.auth import require
+from web.bodies import in_turn
 from web.domain import Domain
 from web.domains._cafe_documents import CURSOR_PATTERN, DEFAULT_LIMIT, MAX_LIMIT, PATHS, SCHEMAS
 from web.domains._cafe_import import MAX_BYTES, read_import
@@ -121,7 +122,7 @@ async def post_import(request: Request) -> Response:
     """``POST /cafes/import``: 200 ``{created, updated}``."""
     caller = await require(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    towns, rows = read_import(media_type, await request.body())
+    towns, rows = await in_turn(read_import, media_type, await request.body())
     mine = {"tenant": caller.tenant_id}
     async with services(request).tenant_connection(caller.tenant_id) as connection:
         columns = parameters("city", **cafes.as_lists(towns, ("slug", "name", "country_code")))

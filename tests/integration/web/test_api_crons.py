@@ -193,3 +193,8 @@ def test_two_tenants_may_use_one_name(driver: Driver, api: httpx.Client, tenant:
 def test_without_a_key(nobody: httpx.Client) -> None:
     assert problem(nobody.get("/crons"))[0] == 401
     assert problem(nobody.post("/crons/x/run"))[0] == 401
+
+
+@pytest.mark.parametrize("path", ["/crons/%00/run", "/crons/%00/pause", "/crons/a%00b/resume"])
+def test_a_name_that_cannot_be(api: httpx.Client, path: str) -> None:
+    assert problem(api.post(path))[0] == 404

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -157,3 +159,26 @@ def test_it_is_no_job_named_batch(api: httpx.Client) -> None:
     answer = api.get("/jobs/batch")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
+
+
+def test_large_bodies_do_not_hold_up_other_tenants_jobs(api: httpx.Client, driver: Driver, web: WebServer) -> None:
+    """Two more of them than the event loop has threads, each slow to be read and refused in the end."""
+    _, key = driver.tenant()
+    several = min(32, (os.cpu_count() or 1) + 4) + 2
+    there = threading.Semaphore(0)
+
+    def large() -> Iterator[bytes]:
+        yield b'{"jobs":[' + b",".join([b"[]"] * 700_000) + b"]}"
+        there.release()
+
+    def send() -> int:
+        headers = {**JSON, "Authorization": api.headers["Authorization"]}
+        return httpx.post(f"{web.url}/jobs/batch", content=large(), headers=headers, timeout=120).status_code
+
+    with ThreadPoolExecutor(several) as pool:
+        refused = [pool.submit(send) for _ in range(several)]
+        assert all(there.acquire(timeout=60) for _ in range(several))
+        sent = httpx.post(f"{web.url}/jobs", json=keyed("x"), headers={"Authorization": f"Bearer {key}"}, timeout=120)
+        assert sent.status_code == 202
+        assert sum(answer.done() for answer in refused) <= 2
+    assert {answer.result() for answer in refused} == {422}

@@ -146,6 +146,9 @@ def test_addresses_of_one_host_count_as_one() -> None:
     assert throttle.key_of_address("2001:db8::1") == throttle.key_of_address("2001:db8::ffff")
     assert throttle.key_of_address("2001:db8:0:1::1") != throttle.key_of_address("2001:db8::1")
     assert throttle.key_of_address("10.0.0.1") != throttle.key_of_address("10.0.0.2")
+    # A proxy or a socket for both families; all of these lie in one /64.
+    assert throttle.key_of_address("::ffff:10.0.0.1") == throttle.key_of_address("10.0.0.1")
+    assert throttle.key_of_address("::ffff:10.0.0.1") != throttle.key_of_address("::ffff:10.0.0.2")
     assert throttle.key_of_address("testclient")
 
 
@@ -236,7 +239,9 @@ def test_another_password_ends_sessions_and_links_the_same_one_does_not(browser:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}], ids=str
+    "headers",
+    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}, {"Sec-Fetch-Site": "cross-site"}],
+    ids=str,
 )
 def test_a_token_does_not_help_another_sites_page(
     browser: httpx.Client, name: str, driver: Driver, headers: dict[str, str]
@@ -323,4 +328,23 @@ def test_a_tenant_is_made_and_shown(browser: httpx.Client, name: str, driver: Dr
     assert browser.post("/keys", data={"csrf_token": token, "label": "x"}).status_code == 403
     assert httpx.get(f"{web.url}/jobs", headers={"Cookie": f"cb_session={former}"}).status_code == 401
     assert browser.post("/tenants/switch", data={"csrf_token": csrf(browser), "tenant": "nowhere"}).status_code == 404
+    assert browser.post("/tenants/switch", data={"csrf_token": csrf(browser), "tenant": "nul\0"}).status_code == 404
     assert browser.get("/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", "/events/tickets", "/cafes/import"])
+def test_a_form_is_no_json(browser: httpx.Client, name: str, driver: Driver, path: str) -> None:
+    """The look for its CSRF token must not use the body up."""
+    click(browser, name, driver)
+    refused = browser.post(path, data={"csrf_token": csrf(browser)})
+    assert (refused.status_code, refused.headers["content-type"]) == (415, "application/problem+json")
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "punycode", "undefined"])
+def test_a_form_in_another_character_set(browser: httpx.Client, charset: str) -> None:
+    """Of Python's, some refuse with errors of their own, and UTF-7 makes lone surrogates."""
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n+2AA-\\\r\n' for name in ("username", "password")
+    ]
+    headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    assert browser.post("/sign-in", content="".join([*parts, "--b--\r\n"]), headers=headers).status_code == 400
