@@ -40,8 +40,6 @@ STATS_PRIORITY: Final = 5
 DEBOUNCE_MS: Final = 2_000
 #: Cafés that one look of the scheduler hands out: the provider's quota is shared with everybody else.
 DUE_PER_PASS: Final = 10
-#: The statement that counts; a name of its own so that a test can stand in the middle.
-counting = cafes.count_cafes
 #: Cities that one transaction counts.
 CITIES_AT_ONCE: Final = 20
 
@@ -164,7 +162,7 @@ def update_cafe_stats(city_slug: str | None = None) -> dict[str, Any]:
         with transaction(_database()).begin() as connection:
             job.fence(connection)
             connection.execute(cafes.hold_cities(), values)
-            counted += sum(row.cafes_count for row in connection.execute(counting(), values))
+            counted += sum(row.cafes_count for row in connection.execute(cafes.count_cafes(), values))
         job.progress(start + len(slugs), len(wanted), slugs[-1])
     return {"success": True, "processed": counted, "citiesProcessed": len(wanted)}
 

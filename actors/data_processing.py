@@ -144,6 +144,7 @@ class _Processing:
             target,
             content=uuid4(),
             check=self.job.check,
+            fence=self.job.fence,
         )
         return {
             "dataset": {

@@ -124,7 +124,7 @@ def bring_all(source: str, table: str, engine: Engine, settings: Settings, *, dr
 def _read(old: psycopg.Connection[tuple[object, ...]], table: str) -> Iterator[OldJob]:
     columns = sql.SQL(", ").join(
         sql.SQL("{}::text").format(sql.Identifier(name))
-        if name in ("type", "payload", "status")
+        if name in ("id", "tenantId", "type", "payload", "status")
         else sql.Identifier(name)
         for name in _COLUMNS
     )

@@ -334,13 +334,19 @@ def judge() -> Update:
 def due_cafes(*, tenant: bool = False) -> Select[Any]:
     """Cafés to be processed now, those never processed first. Parameter: ``number`` at most (and ``tenant``).
 
-    Due is what is NEW, what failed a day ago, and what was never fetched or 30 days ago; not what has a live job.
+    Due is what is NEW, what failed a day ago, and what was never fetched or 30 days ago and has not failed since
+    yesterday; not what has a live job.
     """
     old = or_(cafes.c.processed_at.is_(None), cafes.c.processed_at < _now - cast("30 days", INTERVAL))
     due = or_(
         cafes.c.status == CafeStatus.NEW,
         and_(cafes.c.status == CafeStatus.ERROR, cafes.c.updated_at < _now - cast("1 day", INTERVAL)),
-        and_(cafes.c.status.in_([CafeStatus.PROCESSED, CafeStatus.PUBLISHED]), old),
+        and_(
+            cafes.c.status.in_([CafeStatus.PROCESSED, CafeStatus.PUBLISHED]),
+            old,
+            # What people see stays PUBLISHED when its job fails: it waits as one in ERROR does.
+            or_(cafes.c.error_message.is_(None), cafes.c.updated_at < _now - cast("1 day", INTERVAL)),
+        ),
     )
     busy = (
         select(jobs.c.id)

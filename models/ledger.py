@@ -35,6 +35,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, JSONB, insert
@@ -185,6 +186,27 @@ def free_expired_slots() -> Update:
             jobs.c.unique_scope == "period",
             jobs.c.unique_until <= func.now(),
         )
+    )
+
+
+@cache
+def hold_waiting() -> Select[Any]:
+    """Keep jobs of scope ``waiting`` from being claimed until the caller's transaction ends.
+
+    Whoever is told that its job is a duplicate may have changed what the holder will read, and not have committed
+    that: claimed before, the holder would run without it, and nothing after it. Waits for a claim under way and then
+    returns no row for it. Parameters: ``slot_tenant_id``, ``slot_key`` lists.
+    """
+    slot = rows_of("slot", tenant_id=Text(), key=Text())
+    return (
+        select(jobs.c.id)
+        .where(
+            tuple_(jobs.c.tenant_id, jobs.c.unique_slot).in_(select(slot.c.tenant_id, slot.c.key)),
+            jobs.c.unique_scope == "waiting",
+            is_pending,
+        )
+        .order_by(jobs.c.id)
+        .with_for_update(of=jobs, read=True, key_share=True)
     )
 
 
@@ -501,7 +523,8 @@ def report_progress() -> Update:
 def hold() -> Select[Any]:
     """Keep an attempt this worker's until the caller's transaction ends: nobody else can take the job meanwhile.
 
-    Parameters: ``job_id``, ``token``. No row: the attempt is no longer this worker's.
+    Every verb that ends an attempt locks its row FOR UPDATE first, so the weakest lock is enough; progress and a
+    cancel's request pass. Parameters: ``job_id``, ``token``. No row: the attempt is no longer this worker's.
     """
     return (
         select(jobs.c.id)
@@ -510,7 +533,7 @@ def hold() -> Select[Any]:
             jobs.c.attempt_token == bindparam("token", type_=Uuid()),
             is_running,
         )
-        .with_for_update(of=jobs, read=True)
+        .with_for_update(of=jobs, read=True, key_share=True)
     )
 
 

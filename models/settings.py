@@ -109,6 +109,16 @@ class Settings(BaseSettings):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
 
+    @field_validator("places_url")
+    @classmethod
+    def _places(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            is_plain = value.isprintable() and " " not in value and not parts.query and not parts.fragment
+            if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
+                raise ValueError("must be http://host or https://host, perhaps with a path")
+        return value
+
     @field_validator("smtp_url")
     @classmethod
     def _smtp(cls, value: str | None) -> str | None:

@@ -21,6 +21,8 @@ CHECK_EVERY: Final = 2_000
 SHAPES_AT_ONCE: Final = 50
 #: Characters of one row in the file: DuckDB reads it whole.
 MAX_ROW: Final = 2 * 1024 * 1024
+#: Characters of the whole file. JSON lines that name many columns and fill few grow two hundredfold.
+MAX_STAGED: Final = 512 * 1024 * 1024
 
 
 class Staged:
@@ -41,7 +43,7 @@ class Staged:
             for number, _ in enumerate(self.source.records(texts=False)):
                 if number % CHECK_EVERY == 0:
                     check()
-        is_csv, texts, rows = self.source.is_csv, self._texts, 0
+        is_csv, texts, rows, left = self.source.is_csv, self._texts, 0, MAX_STAGED
         with self.path.open("w", encoding="utf-8", newline="") as file:
             for record in self.source.records(texts=False):
                 if rows % CHECK_EVERY == 0:
@@ -50,7 +52,12 @@ class Staged:
                 line = _row(record.cells, empty="") if is_csv else _row(texts(record.cells), empty='""')
                 if len(line) > MAX_ROW:
                     raise PermanentError(f"line {record.line:,}: the record is longer than {MAX_ROW:,} characters")
-                file.write(f"{rows},{line}\n")
+                left -= file.write(f"{rows},{line}\n")
+                if left < 0:
+                    raise PermanentError(
+                        f"line {record.line:,}: as a table of {len(self.source.columns):,} columns it has more "
+                        f"than {MAX_STAGED:,} characters; leave out columns that are mostly empty"
+                    )
         self.rows = rows
 
     def _texts(self, cells: list[Any]) -> list[str | None]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from actors.runtime.errors import CallboardError, PermanentError
 from models import datasets
+from models.engine import transaction
 from models.rows import one_row
 
 
@@ -61,11 +62,13 @@ def save(
     *,
     content: UUID,
     check: Callable[[], None],
+    fence: Callable[[Connection], None] = lambda _: None,
 ) -> Written:
     """Let the file at ``path`` be the tenant's dataset, whole or not at all.
 
     Args:
       content: a new id for its bytes.
+      fence: called in the transaction that lets the dataset be this file; raises when it must not be.
     """
     digest, size, lines, last = hashlib.sha256(), 0, 0, b"\n"
     with engine.connect() as connection:
@@ -83,7 +86,8 @@ def save(
                     raise DatasetGone()
             number += 1
     figures = {"bytes_in_all": size, "line_count": lines + (last != b"\n"), "digest": digest.digest()}
-    with engine.connect() as connection:
+    with transaction(engine).begin() as connection:
+        fence(connection)
         put = {"tenant": tenant, "dataset": dataset, "content": content, **figures}
         row = one_row(connection.execute(datasets.put_dataset(), put))
     if row is None:

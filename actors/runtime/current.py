@@ -147,10 +147,13 @@ class CurrentJob:
         Raises:
           LeaseLost: the attempt is somebody else's; roll back.
         """
+        from models.engine import translation
         from models.ledger import hold
+        from models.settings import get_settings
 
         values = {"job_id": self.id, "token": self._attempt.token}
-        if connection.execute(hold(), values).first() is None:
+        renames = {"schema_translate_map": translation(get_settings())}  # the engine need not be ours
+        if connection.execute(hold(), values, execution_options=renames).first() is None:
             raise LeaseLost()
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:

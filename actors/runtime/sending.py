@@ -20,7 +20,7 @@ from models.arrays import parameters, rows_of
 from models.engine import is_psycopg, psycopg_dialect, transaction, translation
 from models.errors import DataRefused, OptionRefused, UniqueKeyBusy, UnknownTenant
 from models.json_data import MAX_ARGS_BYTES, MAX_DEPTH, encode
-from models.ledger import enqueue, free_expired_slots
+from models.ledger import enqueue, free_expired_slots, hold_waiting
 from models.rows import Row, all_rows
 from models.tables import jobs, tenants
 
@@ -165,14 +165,14 @@ def _resolve(execute: Execute, waiting: list[NewJob], duplicates: dict[UUID, UUI
         slots = parameters("slot", tenant_id=[k[0] for k in keys], key=[k[1] for k in keys])
         execute(free_expired_slots(), slots)
         slot = rows_of("slot", tenant_id=Text(), key=Text())
-        found = select(jobs.c.id, jobs.c.tenant_id, jobs.c.unique_slot).where(
-            tuple_(jobs.c.tenant_id, jobs.c.unique_slot).in_(select(slot.c.tenant_id, slot.c.key))
-        )
         if any(job.columns["unique_scope"] == "waiting" for job in keyed):
-            # Who relies on a job that waits has changed something for it to see: nobody may claim that job before the
-            # sender's transaction ends, or it would run without the change, and nothing would run after it.
-            found = found.order_by(jobs.c.id).with_for_update(of=jobs, read=True, key_share=True)
-        held = execute(found, slots)
+            execute(hold_waiting(), slots)
+        held = execute(
+            select(jobs.c.id, jobs.c.tenant_id, jobs.c.unique_slot).where(
+                tuple_(jobs.c.tenant_id, jobs.c.unique_slot).in_(select(slot.c.tenant_id, slot.c.key))
+            ),
+            slots,
+        )
         holders = {(row["tenant_id"], row["unique_slot"]): row["id"] for row in held}
         for job in list(keyed):
             holder = holders.get((job.columns["tenant_id"], job.columns["unique_key"]))

@@ -33,7 +33,8 @@ log = get_logger("ticker")
 AHEAD: Final = timedelta(minutes=1)
 #: Seconds between two tries of a tick that periodiq asked for.
 RETRY_S: Final = 1.0
-#: Seconds between two tries to declare a schedule whose tenant does not exist yet.
+#: Seconds between two declarations: of a schedule whose tenant did not exist, and of what a process with other code,
+#: restarted in the middle of a deployment, has changed or retired.
 REDECLARE_S: Final = 60.0
 
 
@@ -52,11 +53,12 @@ class Ticker:
         self._failing: dict[tuple[str, str], str] = {}
         self._stale: set[tuple[str, str]] = set()
 
-    def run_once(self, at: datetime | None = None) -> int:
+    def run_once(self, at: datetime | None = None, *, wait: bool = False) -> int:
         """Make what is due; returns how many jobs were sent.
 
         Args:
           at: the tick that somebody was woken for, whose clock may be a little ahead.
+          wait: for other tickers that are at the same schedules; else what they hold is theirs.
 
         Raises:
           SQLAlchemyError, UniqueKeyBusy: something is still due.
@@ -72,7 +74,7 @@ class Ticker:
         sent, left = 0, None
         for tenant_id, name in due:
             try:
-                sent += ticking.decide(self._broker, tenant_id, name, now)
+                sent += ticking.decide(self._broker, tenant_id, name, now, wait=wait)
                 self._failing.pop((tenant_id, name), None)
             except exc.OperationalError:
                 raise  # Postgres is away, for all of them
@@ -91,7 +93,7 @@ class Ticker:
             at = None
         while True:
             try:
-                self.run_once(at)
+                self.run_once(at, wait=True)
                 return
             except (exc.SQLAlchemyError, UniqueKeyBusy) as error:
                 log.warning("tick.waits", scheduled_at=scheduled_at, error=str(error).partition("\n")[0])
@@ -125,8 +127,11 @@ class Ticker:
         self._failing[key] = str(error)
 
     def _declare(self, connection: Connection, declared: Mapping[tuple[str, str], Schedule], now: datetime) -> None:
-        """Write this process's schedules, once; retire those that are gone from code that it has."""
-        if time.monotonic() < self._declare_again or (self._declare_again and declared.keys() <= self._declared):
+        """Write this process's schedules; retire those that are gone from code that it has.
+
+        Again and again: of two processes with different code the one that lives on has the last word.
+        """
+        if time.monotonic() < self._declare_again:
             return
         if declared:
             rows = [_row(schedule, now) for schedule in declared.values()]

@@ -42,13 +42,17 @@ class Tick(NamedTuple):
     reason: str | None = None
 
 
-def decide(broker: CallboardBroker, tenant_id: str, name: str, now: datetime) -> int:
-    """Make the due ticks of one schedule, unless somebody else is at it; returns how many jobs were sent."""
+def decide(broker: CallboardBroker, tenant_id: str, name: str, now: datetime, *, wait: bool = False) -> int:
+    """Make the due ticks of one schedule, unless somebody else is at it; returns how many jobs were sent.
+
+    Args:
+      wait: for whoever is at it: a ticker that does not come again soon must know what became of that.
+    """
     key = {"tenant": tenant_id, "schedule_name": name}
     with _transaction(broker) as session:
         connection = session.connection()
-        rows = all_rows(connection.execute(sql.lock(wait=False), key))
-        if not rows:
+        rows = all_rows(connection.execute(sql.lock(wait=wait), key))
+        if not rows or rows[0]["paused_at"] is not None or rows[0]["retired_at"] is not None:
             return 0
         row = rows[0]
         live = row["overlap"] != "allow" and connection.execute(sql.has_live_run(), key).scalar_one()

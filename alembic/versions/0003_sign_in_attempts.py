@@ -1,7 +1,7 @@
 """tries to sign in, counted for all web processes
 
 Revision ID: sign_in_attempts
-Revises: 0001
+Revises: groups
 """
 
 from __future__ import annotations

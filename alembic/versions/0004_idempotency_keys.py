@@ -1,7 +1,7 @@
 """idempotency keys
 
 Revision ID: idempotency_keys
-Revises: 0001
+Revises: sign_in_attempts
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """schedules and their ticks
 
 Revision ID: schedules
-Revises: 0001
+Revises: idempotency_keys
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from actors import enqueue_process_cafe, enqueue_update_cafe_stats, send_many
 from actors.cafes import pick_due_cafes, process_message, stats_message
 from dev.cafe_seed import plant, seeds
 from dev.services.places import Provider
+from models import cafes as statements
 from models.cafes import cafes, cities
 from models.engine import transaction
 from models.settings import get_settings
@@ -315,15 +317,15 @@ def test_a_hundred_counts_during_a_run_are_one_more(town: Town, monkeypatch: pyt
     gate = Gate()
     counted = []
 
-    def slow(*_: Any) -> Any:
-        from models import cafes as statements
+    count = statements.count_cafes
 
+    def slow() -> Any:
         counted.append(1)
         if len(counted) == 1:
             gate.wait()
-        return statements.count_cafes()
+        return count()
 
-    monkeypatch.setattr("actors.cafes.counting", slow)
+    monkeypatch.setattr("models.cafes.count_cafes", slow)
     monkeypatch.setattr("actors.cafes.DEBOUNCE_MS", 5_000)  # longer than a hundred senders take on a busy machine
     town.start()
     first = enqueue_update_cafe_stats("vienna", delay=0)
@@ -344,6 +346,20 @@ def test_a_hundred_counts_during_a_run_are_one_more(town: Town, monkeypatch: pyt
 
 
 # -- the scheduler
+
+
+def test_published_cafes_whose_jobs_fail_do_not_keep_the_others_waiting(town: Town) -> None:
+    now = datetime.now(UTC)
+    *gone, other = [UUID(str(seed.row["id"])) for seed in seeds()][:4]
+    town.change(status="DISCARDED")
+    for cafe_id in gone:
+        failed = {"error_message": "the provider knows no such place", "updated_at": now - timedelta(minutes=5)}
+        town.change(cafe_id, status="PUBLISHED", processed_at=now - timedelta(days=32), **failed)
+    town.change(other, status="PROCESSED", processed_at=now - timedelta(days=31))
+    with town.engine.connect() as connection:
+        assert [row.id for row in connection.execute(statements.due_cafes(), {"number": 10})] == [other]
+        town.change(gone[0], updated_at=now - timedelta(days=2))
+        assert len(connection.execute(statements.due_cafes(), {"number": 10}).all()) == 2
 
 
 def test_a_look_hands_out_a_few_due_cafes_and_none_twice(town: Town) -> None:

@@ -19,6 +19,7 @@ import pytest
 from actors import data_processing
 from actors._datasets import store
 from actors.data_processing import process_data
+from actors.runtime.errors import PermanentError
 from models import ledger
 from tests.integration import worker_support
 from tests.integration.worker_support import CANCELLED, COMPLETED, FAILED, RUNNING, Stage
@@ -237,3 +238,27 @@ def test_distinct_values_need_bounded_memory(tmp_path: Path) -> None:
     mib, seconds = process_distinct(tmp_path, mebibytes=10, memory="48MB")
     print(f"10 MiB of distinct values within 48 MB: {mib:.0f} MiB, {seconds:.1f} s")
     assert mib < 140  # DuckDB's own 48 MB, and what its allocator and Python hold beside that
+
+
+def test_an_attempt_that_was_taken_back_writes_no_dataset(
+    working: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = put(working, tmp_path, CSV)
+    save: Callable[..., Any] = store.save
+    refused: list[BaseException] = []
+
+    def late(*given: Any, **named: Any) -> Any:
+        working.execute(
+            "UPDATE callboard.jobs SET attempt_token = NULL, status = 'PENDING', run_at = now() + interval '1 hour'"
+        )
+        try:
+            return save(*given, **{**named, "check": lambda: None})  # it has not heard of it yet
+        except BaseException as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(store, "save", late)
+    job = send(working, dataset, "filter", where=[{"column": "price", "op": "<", "value": 2}])
+    wait_for(lambda: refused, what="the write is refused")
+    with pytest.raises(PermanentError):
+        get(working, tmp_path, str(uuid5(job, "dataset")), "acme")

@@ -479,3 +479,33 @@ def test_periodiq_asks_at_its_start_for_what_was_missed(stand: Stand) -> None:
     assert alarm.validate(MONDAY + timedelta(hours=5))
     assert alarm.next_valid_date(MONDAY) == MONDAY + timedelta(hours=3)
     assert str(alarm) == "0 3 * * *; 0 5 * * *"
+
+
+def test_a_process_with_old_code_that_is_restarted_does_not_have_the_last_word(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.ticker.REDECLARE_S", 0.0)
+    stand.actor(cron("* * * * *", name="a"), cron("* * * * *", name="b"))
+    new, actor = stand.ticker, stand.broker.actors["act"]
+    stand.at(seconds=1)
+    stand.actor(cron("* * * * *", name="a"))
+    stand.restart()
+    stand.at(seconds=2)
+    assert stand.schedule("b")["retired_at"]
+    stand.ticker, stand.broker.actors["act"] = new, actor
+    stand.at(seconds=3)
+    assert stand.at(minutes=1) == 2
+
+
+def test_a_wakened_ticker_does_not_rely_on_another_that_dies_in_mid_tick(stand: Stand) -> None:
+    stand.actor(cron("0 * * * *", missed="skip"))
+    stand.at()
+    stand.clock.now = MONDAY + timedelta(hours=1)
+    with stand.transaction() as other:
+        other.execute(sql.lock(wait=False), {"tenant": "default", "schedule_name": "act"}).all()
+        woken = Thread(target=stand.ticker.wake, args=(stand.clock.now.isoformat(),))
+        woken.start()
+        woken.join(0.5)
+        other.rollback()
+    woken.join(20)
+    assert stand.sent() == ["01:00"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from actors._datasets import staging
 from actors._datasets.records import CSV, JSON_LINES, MAX_COLUMNS, Number, Source
 from actors.runtime.errors import PermanentError
 from tests.unit.datasets_support import opened
@@ -157,3 +158,13 @@ def test_json_lines_without_a_row() -> None:
     with opened("", json=True) as dataset:
         assert dataset.load() == 0
         assert dataset.aggregate([], [{"op": "count"}])["groups"] == [{"count": 0}]
+
+
+def test_a_dataset_that_grows_out_of_all_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few characters name many columns, and every empty line has all of them."""
+    monkeypatch.setattr(staging, "MAX_STAGED", 100_000)
+    columns = ",".join(f'"k{number}": 1' for number in range(MAX_COLUMNS))
+    (tmp_path / "data").write_text("{" + columns + "}\n" + "{}\n" * 1_000)
+    with pytest.raises(PermanentError, match="as a table of 500 columns"):
+        staging.Staged(Source(tmp_path / "data", JSON_LINES[0]), tmp_path / "staged", lambda: None)
+    assert (tmp_path / "staged").stat().st_size < 110_000
