@@ -20,7 +20,7 @@ OLD_REDIS = "redis-server"
 
 PYTEST: Sequence[str] = ("-m", "pytest")
 #: Two processes beside each other, each with servers of its own: most tests wait more than they compute.
-BESIDE: Sequence[str] = ("--numprocesses", "2", "--dist", "loadgroup")
+BESIDE: Sequence[str] = ("--numprocesses", "2", "--dist", "loadgroup", "--verbose")
 
 #: Names and command lines, run with this environment's Python.
 STATIC_CHECKS: Mapping[str, Sequence[str]] = {

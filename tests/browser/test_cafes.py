@@ -62,10 +62,10 @@ def test_cafes_are_processed_before_ones_eyes(
     page.get_by_role("button", name="Process what is due").click()
     expect(page.get_by_text("jobs were sent.")).to_be_visible()
     page.evaluate(NOTE_PROGRESS)
-    expect(page.locator('.cafes .chip[data-cafe="PROCESSED"]').first).to_be_visible()
+    expect(page.locator('.cafes .chip[data-cafe="PROCESSED"]').first).to_be_visible(timeout=30_000)
     provider[0].faults = {}
     wait_for(lambda: "NEW" not in statuses(engine), 60, what="all are processed")
-    expect(page.locator('#numbers a[data-status="NEW"]')).to_have_count(0)
+    expect(page.locator('#numbers a[data-status="NEW"]')).to_have_count(0, timeout=30_000)
     expect(page.locator('#numbers a[data-status="PROCESSED"] .count')).to_have_text(str(statuses(engine)["PROCESSED"]))
     assert page.evaluate("window.stayed") is True
     told = page.evaluate("[...window.progress]")

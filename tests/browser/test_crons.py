@@ -119,5 +119,8 @@ def test_it_fits_and_works_without_scripts(site: Site, chromium: Any, width: int
 
 
 def test_no_schedules(page: Page, site: Site) -> None:
+    """Of a tenant of its own: the default one has those of the sample domains."""
+    site.api_key("unscheduled")
+    page.goto(site.sign_in_link("unscheduled"))
     page.goto(f"{site.url}/board/crons")
     expect(page.get_by_role("heading", name="No schedules")).to_be_visible()

@@ -74,7 +74,8 @@ def _href(**wanted: Any) -> str:
 @page
 async def post_process(request: Request, caller: Caller) -> Response:
     """``POST /board/cafes/process``: send the job of one café, or of all that are due."""
-    chosen = (await request.form()).get("cafe")
+    form = await request.form()
+    chosen = form.get("cafe")
     if isinstance(chosen, str) and chosen:
         ids = [await _find(request, caller, chosen)]
     else:
@@ -83,7 +84,8 @@ async def post_process(request: Request, caller: Caller) -> Response:
             ids = [row.id for row in await connection.execute(cafes.due_cafes(tenant=True), asked)]
     sent = await asend_many([process_message(cafe_id, tenant_id=caller.tenant_id) for cafe_id in ids])
     new = sum(not message.options.get("duplicate") for message in sent)
-    return RedirectResponse(f"{PATH}?sent={new}", 303)
+    back = {name: value for name in ("status", "city") if isinstance(value := form.get(name), str)}
+    return RedirectResponse(_href(**back, sent=str(new)), 303)
 
 
 @page
