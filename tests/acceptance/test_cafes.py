@@ -52,7 +52,7 @@ def test_every_seeded_cafe_is_processed_by_the_local_provider(spine: Spine, api:
 
 
 def test_counts_are_what_sql_says(spine: Spine, api: httpx.Client) -> None:
-    job = spine.wait_until_ended(spine.send("update-cafe-stats", {}))
+    job = spine.wait_until_ended(spine.send("update-cafe-stats", {}), 60)
     assert job["status"] == "COMPLETED"
     counted = {city["slug"]: city["cafes_count"] for city in api.get("/cities").json()["cities"]}
     with spine.engine.connect() as connection:
@@ -71,7 +71,7 @@ def test_an_import_makes_cafes_that_can_be_processed(spine: Spine, api: httpx.Cl
     again = api.post("/cafes/import", content=rows, headers={"Content-Type": "text/csv"})
     assert again.json() == {"created": 0, "updated": 1}
     [cafe] = [c for c in every(api, "/cafes", "cafes", city="vienna", limit=100) if c["slug"] == "imported"]
-    spine.wait_until_ended(spine.send("process-cafe", {"cafeId": cafe["id"]}))
+    spine.wait_until_ended(spine.send("process-cafe", {"cafeId": cafe["id"]}), 60)
     found = api.get(f"/cafes/{cafe['id']}").json()
     assert (found["status"], found["address"]) == ("PROCESSED", seed.place["formattedAddress"])
     assert Counter(c["status"] for c in every(api, "/cafes", "cafes", status="PROCESSED"))["PROCESSED"] > 1
