@@ -65,7 +65,7 @@ def run_checks(arguments: Sequence[str]) -> int:
 
     def tests(name: str, *arguments: str, more: Mapping[str, str] | None = None) -> None:
         if step(name, [*PYTEST, *BESIDE, *arguments], more) == SOME_FAILED:
-            # Two processes on two cores may be too slow for a test's patience: it has to pass with the machine to itself.
+            # Beside another one a test may lose its patience: then it has to pass with the machine to itself.
             step(f"{name}: what failed, alone", [*PYTEST, *LAST_FAILED, *arguments], more)
             outcome[name] = (outcome[f"{name}: what failed, alone"][0], outcome[name][1])
 
