@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with its kind, and run the quick kinds first.
 
     Several processes (pytest-xdist) share the tests file by file, because a file shares servers; what uses the one
-    long-lived ``up`` goes to one of them. They begin with the slow kinds, so that none is left alone at the end.
+    long-lived ``up`` goes to one of them. The browser comes last in each: it leaves an event loop in the main thread.
     """
     here = Path(__file__).parent
     for item in items:
@@ -56,8 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(place.parts[0])
         group = "spine" if "spine" in getattr(item, "fixturenames", ()) else str(place)
         item.add_marker(pytest.mark.xdist_group(group))
-    order = KINDS[::-1] if "PYTEST_XDIST_WORKER" in os.environ else KINDS
-    items.sort(key=lambda item: next((i for i, kind in enumerate(order) if item.get_closest_marker(kind)), 0))
+    items.sort(key=lambda item: next((i for i, kind in enumerate(KINDS) if item.get_closest_marker(kind)), 0))
 
 
 @pytest.hookimpl(wrapper=True)
