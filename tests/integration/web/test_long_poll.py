@@ -184,7 +184,7 @@ def test_many_wait_at_one_process_and_hold_nothing(
     ids = driver.enqueue(tenant[0], MANY)
     driver.claim(*ids)
     asked: list[str] = []
-    engine = services.engine.sync_engine
+    engine = services.database._engine.sync_engine
 
     def note(*call: Any) -> None:
         asked.append(call[2])
