@@ -23,6 +23,7 @@ from models import schedules as sql
 from models.tables import jobs
 from tests.integration import cron_support, ledger_support
 from tests.integration.cron_support import MONDAY, Stand
+from tests.support import wait_for
 
 module_database = ledger_support.module_database
 stand = cron_support.stand
@@ -68,7 +69,7 @@ def test_a_tick_is_an_ordinary_job_of_its_tenant(stand: Stand) -> None:
     assert (row["priority"], row["max_attempts"], row["status"]) == (-5, 2, "PENDING")
     assert row["options"] == {"time_limit": 1000, "tick": {"schedule": "act", "at": "2030-01-07T01:00:00+00:00"}}
     assert row["dispatch"] == 1, "the bell rang"
-    assert stand.broker.client.llen("dramatiq:default:urgent") == 1
+    wait_for(lambda: stand.broker.client.llen("dramatiq:default:urgent") == 1, what="the push, off the ticker's path")
 
 
 def test_several_schedules_of_one_actor_and_of_two_tenants(stand: Stand) -> None:
