@@ -13,11 +13,14 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
+import actors  # noqa: F401 - installs the broker and the job types
+from actors.runtime.job_type import job_types
 from models import tenancy, throttle
 from models.tables import sign_in_attempts, web_sessions
 from tests.ledger_driver import Driver
 from tests.support import wait_for
 from tests.web_server import Listener, WebServer, web_server
+from web.openapi import document
 
 PASSWORD = "correct horse battery"
 
@@ -332,7 +335,15 @@ def test_a_tenant_is_made_and_shown(browser: httpx.Client, name: str, driver: Dr
     assert browser.get("/jobs").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", "/events/tickets", "/cafes/import"])
+#: Addresses that take a body of JSON; those of sample domains only while these are there.
+TAKE_JSON = [
+    path
+    for path, item in document(list(job_types().values()), "http://test")["paths"].items()
+    if "application/json" in item.get("post", {}).get("requestBody", {}).get("content", {})
+]
+
+
+@pytest.mark.parametrize("path", TAKE_JSON)
 def test_a_form_is_no_json(browser: httpx.Client, name: str, driver: Driver, path: str) -> None:
     """The look for its CSRF token must not use the body up."""
     click(browser, name, driver)
